@@ -1,0 +1,42 @@
+"""Files on any file system, and tables of Parquet shards that appear whole or not at all.
+
+What is pending is what is not there, so a stage that was killed continues with it:
+
+    table = Table(join(out, "clips"))
+    table.begin(config)                          # refuses to mix two configurations in one table
+    for shard in table.pending(expected):
+        table.commit(shard, rows)                # every row of the shard, each with its status and reason
+    manifest = table.finish(inputs=rows)         # raises unless rows == ok + rejected + quarantined
+"""
+
+from mimir_ray.storage.files import (
+    absolute,
+    content_id,
+    exists,
+    file_id,
+    filesystem,
+    join,
+    list_files,
+    read_bytes,
+    read_json,
+    write_bytes,
+    write_json,
+)
+from mimir_ray.storage.table import AccountingError, Manifest, Table
+
+__all__ = [
+    "AccountingError",
+    "Manifest",
+    "Table",
+    "absolute",
+    "content_id",
+    "exists",
+    "file_id",
+    "filesystem",
+    "join",
+    "list_files",
+    "read_bytes",
+    "read_json",
+    "write_bytes",
+    "write_json",
+]

@@ -1,0 +1,237 @@
+"""A table of Parquet shards: the one mechanism by which every stage commits, resumes and accounts for its rows."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from mimir_ray.config import Config, UserError, differences, fingerprint
+from mimir_ray.records import SCHEMA_VERSION, SCHEMAS, STATUSES
+from mimir_ray.storage.files import absolute, content_id, exists, filesystem, join, read_json, write_bytes, write_json
+
+_SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_REASONS = 200
+
+
+class AccountingError(RuntimeError):
+    """Rows were lost or doubled: a defect of the stage, never something to continue from."""
+
+
+class Manifest(Config):
+    """The account of a finished table, written last."""
+
+    schema_version: int
+    fingerprint: str
+    inputs: int
+    ok: int
+    rejected: int
+    quarantined: int
+    reasons: dict[str, int]
+    """Rows by reason, most frequent first; beyond 200 different reasons the rest is counted as ``(other)``."""
+    shards: int
+    shards_id: str
+    """Content id of the sorted shard names: the table is finished only while exactly these are committed."""
+    seconds: float
+    """Wall time of the run that finished the table, from ``begin`` to ``finish``."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A directory of Parquet shards, each committed whole. Cheap to construct and to send to an actor."""
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", absolute(self.uri))
+
+    @property
+    def name(self) -> str:
+        """The last part of the location, which is the table's name in ``records.SCHEMAS``."""
+        return join(self.uri).partition("?")[0].rpartition("/")[2]
+
+    def shards(self) -> list[str]:
+        """Names of the committed shards, sorted."""
+        return sorted(
+            name.removesuffix(".parquet")
+            for name in self._files()
+            if _SHARD.fullmatch(name) and name.endswith(".parquet")
+        )
+
+    def pending(self, expected: Iterable[str]) -> list[str]:
+        """The expected shards that are not committed, in the order given."""
+        committed = set(self.shards())
+        return [shard for shard in expected if _checked(shard) not in committed]
+
+    def drop(self, shards: Iterable[str]) -> None:
+        """Remove committed shards that are stale, and with them the claim that the table is finished."""
+        stale = set(shards) & set(self.shards())
+        if stale:
+            self._delete("_manifest.json")
+        for shard in sorted(stale):
+            self._delete(f"{shard}.parquet")
+
+    def commit(self, shard: str, rows: pa.Table, schema: pa.Schema | None = None) -> None:
+        """Publish every row of a shard at once; committing the same shard again replaces it.
+
+        ``schema`` is that of the table's name unless given. Raises ValueError where the columns, their types, the
+        statuses or the reasons are not what the schema and the accounting need.
+        """
+        schema = schema or SCHEMAS.get(self.name)
+        if schema is None:
+            raise ValueError(f"{self.name} is no known table; pass its schema or use one of {', '.join(SCHEMAS)}")
+        checked = _conform(rows, schema, f"shard {shard} of {self.name}")
+        sink = pa.BufferOutputStream()
+        pq.write_table(checked, sink, compression="zstd")
+        write_bytes(self._file(f"{_checked(shard)}.parquet"), sink.getvalue())
+
+    def read(self, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one committed shard. Raises FileNotFoundError."""
+        system, path = filesystem(self._file(f"{_checked(shard)}.parquet"))
+        with system.open_input_file(path) as source:
+            return pq.read_table(source, columns=None if columns is None else list(columns))
+
+    def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The committed shards one after another, in the order of their names."""
+        for shard in self.shards():
+            yield self.read(shard, columns)
+
+    def begin(self, config: Config, overwrite: bool = False) -> None:
+        """Open the table for a run with ``config``; what an equal configuration committed before is kept.
+
+        Raises UserError where the table was made with another configuration or schema: the message says what differs.
+        """
+        if overwrite:
+            self._delete("_run.json")
+            self.drop(self.shards())
+        elif exists(self._file("_run.json")):
+            self._refuse_other(read_json(self._file("_run.json")), config)
+        elif committed := self.shards():
+            raise UserError(
+                f"{self.uri} holds {len(committed)} shards of unknown configuration (its _run.json is missing); "
+                "pass --overwrite to replace them or choose another --out"
+            )
+        for leftover in self._files():
+            if leftover.startswith(".") and leftover.endswith(".tmp"):
+                self._delete(leftover)
+        write_json(
+            self._file("_run.json"),
+            {
+                "schema_version": SCHEMA_VERSION,
+                "fingerprint": fingerprint(config),
+                "began_unix_s": time.time(),
+                "config": config.model_dump(mode="json"),
+            },
+        )
+
+    def finish(self, inputs: int) -> Manifest:
+        """Count the committed rows shard by shard and write the manifest; a table already finished is left alone.
+
+        Raises AccountingError unless ``inputs`` equals the number of rows, in which case no manifest is written.
+        """
+        previous = self.manifest()
+        if previous is not None and previous.inputs == inputs:
+            return previous
+        run = read_json(self._file("_run.json"))
+        statuses: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
+        shards = self.shards()
+        for shard in shards:
+            for row in (
+                self.read(shard, ["status", "reason"])
+                .group_by(["status", "reason"])
+                .aggregate([([], "count_all")])
+                .to_pylist()
+            ):
+                statuses[row["status"]] += row["count_all"]
+                if row["status"] != "ok":
+                    known = row["reason"] in reasons or len(reasons) < _MAX_REASONS
+                    reasons[row["reason"] if known else "(other)"] += row["count_all"]
+        if statuses.total() != inputs:
+            raise AccountingError(
+                f"{self.uri}: {inputs} inputs but {statuses['ok']} ok + {statuses['rejected']} rejected + "
+                f"{statuses['quarantined']} quarantined = {statuses.total()} rows in {len(shards)} shards; "
+                "no manifest was written: run the stage again with --overwrite and report this"
+            )
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            fingerprint=run["fingerprint"],
+            inputs=inputs,
+            ok=statuses["ok"],
+            rejected=statuses["rejected"],
+            quarantined=statuses["quarantined"],
+            reasons=dict(reasons.most_common()),
+            shards=len(shards),
+            shards_id=content_id(*shards),
+            seconds=max(0.0, time.time() - run["began_unix_s"]),
+        )
+        write_json(self._file("_manifest.json"), manifest.model_dump(mode="json"))
+        return manifest
+
+    def manifest(self) -> Manifest | None:
+        """The account of the table if it is finished: a manifest is there and exactly its shards are committed."""
+        if not exists(self._file("_manifest.json")):
+            return None
+        manifest = Manifest.model_validate(read_json(self._file("_manifest.json")))
+        return manifest if manifest.shards_id == content_id(*self.shards()) else None
+
+    def _refuse_other(self, run: dict[str, Any], config: Config) -> None:
+        changed = differences(run["config"], config.model_dump(mode="json"))
+        if run["schema_version"] != SCHEMA_VERSION:
+            changed = [f"the table schema was version {run['schema_version']} and is now {SCHEMA_VERSION}"]
+        if changed:
+            raise UserError(
+                f"{self.uri} was made with another configuration: {'; '.join(changed)}. "
+                f"Pass --overwrite to replace its {len(self.shards())} shards, choose another --out, or undo the change"
+            )
+
+    def _file(self, name: str) -> str:
+        return join(self.uri, name)
+
+    def _files(self) -> list[str]:
+        system, path = filesystem(self.uri)
+        infos = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        return [info.base_name for info in infos if info.type == pafs.FileType.File]
+
+    def _delete(self, name: str) -> None:
+        system, path = filesystem(self._file(name))
+        if system.get_file_info(path).type != pafs.FileType.NotFound:
+            system.delete_file(path)
+
+
+def _checked(shard: str) -> str:
+    if not _SHARD.fullmatch(shard):
+        raise ValueError(
+            f"{shard!r} cannot name a shard: use letters, digits, '.', '_' and '-', starting with a letter or digit"
+        )
+    return shard
+
+
+def _conform(rows: pa.Table, schema: pa.Schema, what: str) -> pa.Table:
+    """``rows`` in the order and types of ``schema``; only lossless casts are made."""
+    missing = [name for name in schema.names if name not in rows.column_names]
+    extra = [name for name in rows.column_names if name not in schema.names]
+    if missing or extra:
+        raise ValueError(f"{what}: missing columns {missing}, unknown columns {extra}; the schema has {schema.names}")
+    for field in schema:
+        if not field.nullable and rows[field.name].null_count:
+            raise ValueError(f"{what}: {rows[field.name].null_count} rows have no {field.name}")
+    try:
+        table = rows.select(schema.names).cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(f"{what}: {error}") from None
+    unknown = set(pc.unique(table["status"]).to_pylist()) - set(STATUSES)
+    if unknown:
+        raise ValueError(f"{what}: status {sorted(unknown)}; it must be one of {', '.join(STATUSES)}")
+    ok = pc.equal(table["status"], "ok")
+    unexplained = pc.not_equal(ok, pc.equal(table["reason"], ""))
+    if pc.any(unexplained).as_py():
+        row = table.filter(unexplained).slice(0, 1).select([schema.names[0], "status", "reason"]).to_pylist()[0]
+        raise ValueError(f"{what}: {row}: an ok row has an empty reason and every other row has one")
+    return table
