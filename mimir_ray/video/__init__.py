@@ -1,6 +1,8 @@
 """Video files: write, probe and read them, whatever is inside. A leaf that every room may import."""
 
 from mimir_ray.video.errors import VideoError
+from mimir_ray.video.probe import VideoInfo, probe
+from mimir_ray.video.read import Frames, read_frames, read_info
 from mimir_ray.video.write import encode_mp4, write_mp4
 
-__all__ = ["VideoError", "encode_mp4", "write_mp4"]
+__all__ = ["Frames", "VideoError", "VideoInfo", "encode_mp4", "probe", "read_frames", "read_info", "write_mp4"]

@@ -66,7 +66,9 @@ def _check(frames_FHWC: NDArray[np.uint8], fps: float) -> tuple[int, int]:
         )
     _, height, width, _ = frames_FHWC.shape
     if height % 2 or width % 2:
-        raise VideoError(f"frames of {width}x{height} px have an odd side; H.264 4:2:0 needs even ones: crop or pad by 1")
+        raise VideoError(
+            f"frames of {width}x{height} px have an odd side; H.264 4:2:0 needs even ones: crop or pad by 1"
+        )
     if not fps > 0:
         raise VideoError(f"fps is {fps}; it must be above 0")
     return height, width

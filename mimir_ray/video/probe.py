@@ -1,0 +1,158 @@
+"""What a video file says about itself, checked against what it holds, without decoding more than its first frame."""
+
+import os
+import stat
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+
+from mimir_ray.video.errors import VideoError
+
+OPEN_OPTIONS = {"protocol_whitelist": "file"}  # a playlist with a video's name must not reach other hosts
+TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})  # these store a presentation time for every frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """Facts of one video stream. Sizes are as displayed: after rotation, in stored (not stretched) pixels."""
+
+    codec: str
+    pixel_format: str
+    width_px: int
+    height_px: int
+    fps: float
+    frames: int
+    duration_s: float
+    rotation_deg: int
+    size_bytes: int
+    times_s: tuple[float, ...]
+    """When each frame is shown, from 0 for the first; `frames` values, ascending."""
+    seekable: bool
+    """A seek to a keyframe is safe: timed container, and no frame is shown before a keyframe that it follows."""
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Read the facts of the first video stream of `path`.
+
+    Raises VideoError, whose message a person understands, when the file is not a video, is empty, cut off, or cannot be read.
+    """
+    size_bytes = _size_of_file(path)
+    try:
+        with av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace") as container:
+            return _read(container, size_bytes)
+    except av.error.FFmpegError as error:
+        raise VideoError(_explain(error)) from error
+    except (OSError, ValueError, UnicodeError) as error:
+        raise VideoError(f"cannot be opened: {error}") from error
+
+
+def _size_of_file(path: str | Path) -> int:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise VideoError(f"cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError("is not a regular file")
+    if status.st_size == 0:
+        raise VideoError("the file is empty (0 bytes)")
+    if not os.access(path, os.R_OK):
+        raise VideoError("cannot be opened: permission denied")
+    return status.st_size
+
+
+def _read(container: "av.container.InputContainer", size_bytes: int) -> VideoInfo:
+    stream = _video_stream(container)
+    stream.thread_count = 1
+    _check_complete(stream, size_bytes)
+    starts: list[int] = []
+    end, first, sorted_keys, untimed, discarded = 0, None, True, 0, 0
+    key_pts: int | None = None
+    for packet in container.demux(stream):
+        if first is None:
+            first = next(iter(packet.decode()), None)
+        if not packet.size:
+            continue
+        if packet.is_discard:
+            discarded += 1
+            continue
+        start = packet.pts if packet.pts is not None else packet.dts
+        untimed += packet.pts is None
+        if start is None:
+            start = end
+        if packet.is_keyframe:
+            key_pts = start
+        elif key_pts is not None and start < key_pts:
+            sorted_keys = False
+        starts.append(start)
+        end = max(end, start + (packet.duration or 0))
+    if first is None:
+        raise VideoError("no frame can be decoded: the file is damaged or cut off")
+    starts.sort()
+    times, duration = _times(starts, end, stream)
+    turned = first.rotation % 180 == 90
+    return VideoInfo(
+        codec=stream.codec_context.codec.canonical_name,
+        pixel_format=first.format.name,
+        width_px=first.height if turned else first.width,
+        height_px=first.width if turned else first.height,
+        fps=float(stream.average_rate or Fraction(len(times)) / (duration or 1)),
+        frames=len(times),
+        duration_s=float(duration),
+        rotation_deg=first.rotation % 360,
+        size_bytes=size_bytes,
+        times_s=times,
+        seekable=sorted_keys and not untimed and not discarded and bool(TIMED_CONTAINERS & _formats(container)),
+    )
+
+
+def _video_stream(container: "av.container.InputContainer") -> "av.VideoStream":
+    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    if not streams:
+        kinds = sorted({s.type for s in container.streams})
+        raise VideoError(f"holds no video stream, only {' and '.join(kinds) or 'nothing'}")
+    if streams[0].codec_context is None:
+        raise VideoError("holds a video stream in a codec that FFmpeg does not know")
+    return streams[0]
+
+
+def _check_complete(stream: Any, size_bytes: int) -> None:
+    """An index that points past the end of the file belongs to a file that was cut off."""
+    entries = list(stream.index_entries)
+    present = sum(entry.pos + entry.size <= size_bytes for entry in entries)
+    if present < len(entries):
+        raise VideoError(f"cut off: its index lists {len(entries)} frames, the file ends after {present} of them")
+
+
+def _times(starts: list[int], end: int, stream: "av.VideoStream") -> tuple[tuple[float, ...], Fraction]:
+    """Seconds from the first frame for each of `starts` (in the stream's time base), and the whole duration."""
+    base = stream.time_base or Fraction(1, 1000)
+    steps = [b - a for a, b in pairwise(starts)]
+    if steps and not any(steps) and stream.average_rate:  # raw streams: no times at all
+        period = 1 / stream.average_rate
+        return tuple(float(i * period) for i in range(len(starts))), len(starts) * period
+    last = max(end - starts[-1], 0) * base
+    if not last:
+        last = 1 / stream.average_rate if stream.average_rate else Fraction(0)
+    return tuple(float((s - starts[0]) * base) for s in starts), (starts[-1] - starts[0]) * base + last
+
+
+def _formats(container: "av.container.InputContainer") -> set[str]:
+    return set(container.format.name.split(","))
+
+
+def _explain(error: "av.error.FFmpegError") -> str:
+    log = error.log[2].strip() if error.log else ""
+    if "moov atom not found" in log:
+        return "cut off, or never finished: its index (moov atom) is missing"
+    if isinstance(error, av.error.InvalidDataError):
+        return f"is not a video that FFmpeg understands{f' ({log})' if log else ''}"
+    if isinstance(error, av.error.PermissionError):
+        return "cannot be opened: permission denied"
+    if isinstance(error, av.error.EOFError):
+        return "ends before any video: cut off"
+    return f"cannot be read: {error.strerror}{f' ({log})' if log else ''}"
