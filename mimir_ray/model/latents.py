@@ -1,0 +1,84 @@
+"""Frames to latents and back through ``AutoencoderKLCogVideoX``, and which sizes that allows.
+
+Shapes: ``B F H W 3`` uint8 frames, ``B T C h w`` latents, ``B T 2C h w`` moments (mean, then log-variance, along the channels).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mimir_ray.config import UserError
+
+
+def check_size(vae_config: Any, transformer_config: Any, num_frames: int, height: int, width: int) -> None:
+    """Refuse a size that the VAE or the transformer cannot make.
+
+    Raises:
+        UserError: with the value, the rule and the nearest sizes that are allowed.
+    """
+    ratio = int(vae_config.temporal_compression_ratio)
+    period = 2 * ratio
+    if num_frames < 1 or (num_frames - 1) % period:
+        below = max((num_frames - 1) // period, 0) * period + 1
+        choices = f"{below} or {below + period}"
+        if num_frames > 0 and (num_frames - 1) % ratio == 0:
+            reason = (
+                f"makes {(num_frames - 1) // ratio + 1} latent frames, and the VAE decodes an odd number of them only"
+            )
+        else:
+            reason = f"is not of the form {ratio}k+1 that the VAE's temporal compression needs"
+        raise UserError(f"num_frames={num_frames} {reason}: use {choices}")
+    multiple = spatial_factor(vae_config) * int(transformer_config.patch_size)
+    for name, pixels in (("height", height), ("width", width)):
+        if pixels < multiple or pixels % multiple:
+            below = max(pixels // multiple, 0) * multiple
+            choices = f"{below} or {below + multiple}" if below else f"{multiple}"
+            raise UserError(f"{name}={pixels} must be a positive multiple of {multiple} (VAE x patch): use {choices}")
+
+
+def latent_shape(
+    vae_config: Any, transformer_config: Any, num_frames: int, height: int, width: int
+) -> tuple[int, int, int, int]:
+    """T C h w of a video; T is padded to the transformer's temporal patch where it has one (CogVideoX 1.5)."""
+    factor = spatial_factor(vae_config)
+    frames = (num_frames - 1) // int(vae_config.temporal_compression_ratio) + 1
+    patch = transformer_config.patch_size_t or 1
+    frames = -(-frames // patch) * patch
+    return frames, int(transformer_config.in_channels), height // factor, width // factor
+
+
+def spatial_factor(vae_config: Any) -> int:
+    """Pixels per latent along each side: 8 for CogVideoX."""
+    return int(2 ** (len(vae_config.block_out_channels) - 1))
+
+
+@torch.no_grad()
+def encode_moments(vae: Any, frames: np.ndarray | Tensor) -> Tensor:
+    """Posterior moments of uint8 frames, B T 2C h w in the VAE's dtype. ``draw_latents`` samples them at training time."""
+    pixels = torch.as_tensor(frames).to(vae.device)
+    video = (pixels.float() / 127.5 - 1).to(vae.dtype).permute(0, 4, 1, 2, 3)
+    moments: Tensor = vae.encode(video).latent_dist.parameters
+    return moments.permute(0, 2, 1, 3, 4).contiguous()
+
+
+def draw_latents(moments: Tensor, scaling_factor: float, generator: torch.Generator | None = None) -> Tensor:
+    """Scaled latents B T C h w in float32, drawn from the posterior; ``generator`` must live on the moments' device."""
+    mean, log_variance = moments.float().chunk(2, dim=2)
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    return (mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise) * scaling_factor
+
+
+@torch.no_grad()
+def decode_frames(vae: Any, latents: Tensor) -> np.ndarray:
+    """uint8 frames B F H W 3 of scaled latents.
+
+    A video has an odd number of latent frames (``check_size``); where T is even, the first one is the padding that a temporal
+    patch of 2 needed, and is dropped.
+    """
+    latents = latents[:, 1 - latents.shape[1] % 2 :].permute(0, 2, 1, 3, 4)
+    video = vae.decode(1 / vae.config.scaling_factor * latents.to(vae.dtype)).sample
+    pixels = ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    frames: np.ndarray = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
+    return frames

@@ -1,0 +1,264 @@
+"""``MimirPipeline``: CogVideoX's components, an LLM and a token fuser as one diffusers pipeline."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    DiffusionPipeline,
+)
+from diffusers.loaders import CogVideoXLoraLoaderMixin
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+)
+
+from mimir_ray.config import UserError, from_dict
+from mimir_ray.model import latents as latent_video
+from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
+from mimir_ray.model.sampling import Sampler
+from mimir_ray.model.text_branches import LLMBranch, T5Branch
+from mimir_ray.model.token_fuser import TokenFuser
+from mimir_ray.model.tokens import TextTokens
+
+
+@dataclass(frozen=True)
+class MimirOutput:
+    """Videos of one call."""
+
+    frames: np.ndarray
+    """B F H W 3 uint8."""
+
+
+class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignore[misc]
+    """Text to video with Mimir, or with its base alone where ``llm`` is None.
+
+        pipeline = MimirPipeline.from_pretrained("out/export")
+        frames = pipeline("a red ball rolls left", num_inference_steps=50, seed=7).frames[0]      # F H W 3 uint8
+
+    Args:
+        language: the fields of ``LanguageConfig`` (what the LLM is asked), kept in ``model_index.json``.
+    """
+
+    model_cpu_offload_seq = "text_encoder->llm->token_fuser->transformer->vae"
+    _optional_components = ["llm_tokenizer", "llm"]  # noqa: RUF012  (diffusers reads a plain list)
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: T5EncoderModel,
+        vae: AutoencoderKLCogVideoX,
+        transformer: CogVideoXTransformer3DModel,
+        scheduler: CogVideoXDDIMScheduler | CogVideoXDPMScheduler,
+        token_fuser: TokenFuser,
+        llm_tokenizer: PreTrainedTokenizerBase | None = None,
+        llm: PreTrainedModel | None = None,
+        language: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            vae=vae,
+            transformer=transformer,
+            scheduler=scheduler,
+            token_fuser=token_fuser,
+            llm_tokenizer=llm_tokenizer,
+            llm=llm,
+        )
+        if token_fuser.config.decoder and (llm is None or llm_tokenizer is None):
+            raise UserError(
+                "this token fuser reads an LLM's tokens: pass llm and llm_tokenizer, or a fuser with decoder=False"
+            )
+        self.language = from_dict(LanguageConfig, language or {}, "language")
+        self.register_to_config(language=self.language.model_dump(mode="json"))
+
+    @classmethod
+    def from_base(
+        cls,
+        base: str | Path,
+        llm: str | Path | None = None,
+        fuser: FuserConfig | None = None,
+        language: LanguageConfig | None = None,
+        *,
+        torch_dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        llm_revision: str | None = None,
+    ) -> Self:
+        """A fresh Mimir from any CogVideoX text-to-video checkpoint, directory or hub id.
+
+        Every weight of the base stays as it is. A 2B-style transformer gets room for the fuser's sequence length (its position
+        buffer is computed, not stored). Without ``llm`` the result is the base itself, with the fuser of the baseline cell.
+
+        Raises:
+            UserError: a fuser that needs an LLM without one, or a base whose positions cannot take the longer text.
+        """
+        if fuser is None:
+            fuser = FuserConfig() if llm is not None else FuserConfig.baseline()
+        if fuser.decoder and llm is None:
+            raise UserError(
+                "the fuser adds an LLM's tokens but no llm is named: name one, or set fuser.decoder=false (and norm, stabilizer)"
+            )
+        where = {"revision": revision, "torch_dtype": torch_dtype}
+        config = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", revision=revision)
+        model = tokenizer = None
+        if llm is not None and fuser.decoder:
+            model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision, dtype=torch_dtype).eval()
+            tokenizer = AutoTokenizer.from_pretrained(llm, revision=llm_revision)
+        text_length = int(config["max_text_seq_length"])
+        llm_dim = 0 if model is None else int(model.config.get_text_config().hidden_size)
+        token_fuser = TokenFuser.build(
+            fuser, text_dim=int(config["text_embed_dim"]), llm_dim=llm_dim, text_length=text_length
+        )
+        overrides: dict[str, int] = {}
+        if token_fuser.sequence_length != text_length and not config.get("use_rotary_positional_embeddings"):
+            overrides["max_text_seq_length"] = token_fuser.sequence_length
+        elif token_fuser.sequence_length != text_length and config.get("use_learned_positional_embeddings"):
+            raise UserError(
+                f"{base} has learnt positions for {text_length} text tokens, but the fuser makes "
+                f"{token_fuser.sequence_length}: set fuser.stabilizer_join=residual, which keeps the length"
+            )
+        transformer = CogVideoXTransformer3DModel.from_pretrained(base, subfolder="transformer", **overrides, **where)
+        pipeline = CogVideoXPipeline.from_pretrained(base, transformer=transformer, **where)
+        return cls(
+            **pipeline.components,
+            token_fuser=token_fuser.to(torch_dtype).eval(),
+            llm_tokenizer=tokenizer,
+            llm=model,
+            language=(language or LanguageConfig()).model_dump(mode="json"),
+        )
+
+    @classmethod
+    def from_model_config(cls, config: ModelConfig) -> Self:
+        """A fresh Mimir as a recipe names it."""
+        fuser = config.fuser if config.llm is not None else FuserConfig.baseline()
+        return cls.from_base(
+            config.base,
+            config.llm,
+            fuser,
+            config.language,
+            torch_dtype=getattr(torch, config.dtype),
+            revision=config.revision,
+            llm_revision=config.llm_revision,
+        )
+
+    @property
+    def t5_branch(self) -> T5Branch:
+        return T5Branch(self.tokenizer, self.text_encoder, int(self.token_fuser.config.text_length))
+
+    @property
+    def llm_branch(self) -> LLMBranch | None:
+        """None without an LLM."""
+        return None if self.llm is None else LLMBranch(self.llm_tokenizer, self.llm, self.language)
+
+    @property
+    def sampler(self) -> Sampler:
+        """A sampler on the current transformer and scheduler; keep it for a whole run."""
+        return Sampler(self.transformer, self.scheduler)
+
+    def check_size(self, num_frames: int, height: int, width: int) -> None:
+        """Raise ``UserError`` with the nearest valid sizes where the VAE or the transformer cannot make this one."""
+        latent_video.check_size(self.vae.config, self.transformer.config, num_frames, height, width)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise ``UserError`` for a prompt that the text encoder would have to cut."""
+        limit = self.t5_branch.max_length
+        if (count := self.t5_branch.token_count(prompt)) > limit:
+            raise UserError(
+                f"the prompt has {count} text tokens; this model reads {limit}: shorten it by {count - limit} tokens or more"
+            )
+
+    def default_size(self) -> tuple[int, int, int]:
+        """num_frames, height, width that the transformer was trained at."""
+        config, factor = self.transformer.config, latent_video.spatial_factor(self.vae.config)
+        return int(config.sample_frames), int(config.sample_height) * factor, int(config.sample_width) * factor
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """T C h w of a video of this size."""
+        return latent_video.latent_shape(self.vae.config, self.transformer.config, num_frames, height, width)
+
+    def encode_prompt(self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0) -> TextTokens:
+        """Tokens of both branches, B rows. The seed decides the LLM's sampled answers and nothing else here."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        row_seeds = [seeds] * len(prompts) if isinstance(seeds, int) else list(seeds)
+        if len(row_seeds) != len(prompts):
+            raise ValueError(
+                f"{len(row_seeds)} seeds for {len(prompts)} prompts; give one seed, or one for each prompt"
+            )
+        t5 = self.t5_branch.encode(prompts)
+        branch = self.llm_branch
+        if branch is None or not self.token_fuser.config.decoder:
+            return TextTokens.from_t5(t5)
+        queries, answers, instruction = branch.encode(prompts, row_seeds)
+        return TextTokens.collate(t5, queries, answers, instruction, int(self.token_fuser.config.text_length))
+
+    @torch.no_grad()
+    def condition(self, tokens: TextTokens) -> tuple[Tensor, Tensor]:
+        """The fused condition and the null condition, both B N' D in the transformer's dtype."""
+        tokens = tokens.to(self._execution_device)
+        fused = self.token_fuser.fuse(tokens)
+        null = self.token_fuser.null_condition(len(tokens))
+        return fused.to(self.transformer.dtype), null.to(fused.device, self.transformer.dtype)
+
+    def decode_latents(self, latents: Tensor) -> np.ndarray:
+        """uint8 frames, B F H W 3, of B T C h w latents."""
+        return latent_video.decode_frames(self.vae, latents)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 6.0,
+        seed: int | Sequence[int] = 0,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> MimirOutput:
+        """Generate one video per prompt.
+
+        Args:
+            num_frames, height, width: the transformer's own where None.
+            seed: one for all prompts or one for each; decides the LLM's answers and the noise, whatever the batch.
+            on_step: called with (steps done, steps in all) after each step; an exception from it cancels the call.
+
+        Raises:
+            UserError: a size or a prompt that this model cannot take.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        own = self.default_size()
+        size = (num_frames or own[0], height or own[1], width or own[2])
+        self.check_size(*size)
+        for text in prompts:
+            self.check_prompt(text)
+        condition, null = self.condition(self.encode_prompt(prompts, seeds))
+        sampler = self.sampler
+        state = sampler.start(
+            self.latent_shape(*size),
+            seeds,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            dtype=condition.dtype,
+            device=condition.device,
+        )
+        for state in sampler.steps(state, condition, null):
+            if on_step is not None:
+                on_step(state.step, state.num_inference_steps)
+        frames = self.decode_latents(state.latents)
+        self.maybe_free_model_hooks()
+        return MimirOutput(frames)

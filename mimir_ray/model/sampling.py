@@ -1,0 +1,205 @@
+"""The only loop over timesteps: a ``DenoiseState`` that is stepped, saved, loaded and continued bit-identically.
+
+Each step is that of diffusers' ``CogVideoXPipeline``, operation for operation, so that results equal it bit for bit on the
+same embeddings and seed. Shapes: ``B T C h w`` latents, ``B N D`` text conditions.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
+from diffusers.utils.torch_utils import randn_tensor
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from mimir_ray.model.rotary import rotary_embedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiseState:
+    """Everything a denoising run carries from one step to the next; stepping it makes a new one."""
+
+    latents: Tensor
+    """B T C h w."""
+    step: int
+    """Steps taken so far."""
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    """Class of the scheduler that the run was started with."""
+    generator_states: tuple[Tensor, ...]
+    """One random state per row, so that a row does not depend on its batch."""
+    carry: Tensor | None = None
+    """What the scheduler hands from step to step: the last predicted x0 (DPM), or nothing (DDIM)."""
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.num_inference_steps
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move to ``device``; the random states stay on the CPU, where the noise is drawn."""
+        carry = None if self.carry is None else self.carry.to(device)
+        return replace(self, latents=self.latents.to(device), carry=carry)
+
+    def to_bytes(self) -> bytes:
+        """A safetensors document that holds the whole state."""
+        tensors = {f"generator_{i}": state for i, state in enumerate(self.generator_states)}
+        tensors["latents"] = self.latents.contiguous()
+        if self.carry is not None:
+            tensors["carry"] = self.carry.contiguous()
+        numbers = {
+            "step": self.step,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "scheduler": self.scheduler,
+        }
+        document: bytes = save_tensors(tensors, metadata={"state": json.dumps(numbers)})
+        return document
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The state that ``to_bytes`` wrote, on the CPU."""
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        tensors = load_tensors(data)
+        rows = tensors["latents"].shape[0]
+        return cls(
+            latents=tensors["latents"],
+            carry=tensors.get("carry"),
+            generator_states=tuple(tensors[f"generator_{i}"] for i in range(rows)),
+            **json.loads(header["__metadata__"]["state"]),
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A scheduler set to one number of steps, its timesteps as host integers and on the device."""
+
+    scheduler: Any
+    timesteps: tuple[int, ...]
+    device_timesteps: Tensor
+
+
+class Sampler:
+    """Steps ``DenoiseState`` with a CogVideoX transformer and the DDIM or DPM scheduler of CogVideoX.
+
+    Holds no state of a run: any number of runs, of any number of steps, may take turns. The scheduler passed in is only read.
+    """
+
+    def __init__(self, transformer: Any, scheduler: CogVideoXDDIMScheduler | CogVideoXDPMScheduler) -> None:
+        if not isinstance(scheduler, CogVideoXDDIMScheduler | CogVideoXDPMScheduler):
+            raise TypeError(
+                f"{type(scheduler).__name__} is not supported; use CogVideoXDDIMScheduler or CogVideoXDPMScheduler"
+            )
+        self.transformer = transformer
+        self.scheduler = scheduler
+        self._plans: dict[tuple[int, torch.device], _Plan] = {}
+        self._rotary: dict[tuple[int, int, int, torch.device], tuple[Tensor, Tensor] | None] = {}
+
+    def start(
+        self,
+        latent_shape: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> DenoiseState:
+        """Noise of shape ``len(seeds)`` x ``latent_shape`` (T C h w), each row from its own seed whatever the batch.
+
+        Noise is drawn on the CPU in ``dtype`` (the condition's) and moved, so that a seed means the same on every device.
+        """
+        device = torch.device(device)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        latents = randn_tensor((len(seeds), *latent_shape), generator=generators, device=device, dtype=dtype)
+        plan = self._plan(num_inference_steps, device)
+        return DenoiseState(
+            latents=latents * plan.scheduler.init_noise_sigma,
+            step=0,
+            num_inference_steps=len(plan.timesteps),
+            guidance_scale=guidance_scale,
+            scheduler=type(self.scheduler).__name__,
+            generator_states=tuple(generator.get_state() for generator in generators),
+        )
+
+    @torch.no_grad()
+    def step(self, state: DenoiseState, condition: Tensor, null: Tensor | None = None) -> DenoiseState:
+        """One denoise step.
+
+        Args:
+            condition: B N D.
+            null: B N D, the null condition; not needed where ``guidance_scale`` is at most 1.
+        """
+        if state.finished:
+            raise ValueError(f"all {state.num_inference_steps} steps of this run are done")
+        if state.scheduler != type(self.scheduler).__name__:
+            raise ValueError(
+                f"the run was started with {state.scheduler}; this sampler has {type(self.scheduler).__name__}"
+            )
+        latents = state.latents
+        plan = self._plan(state.num_inference_steps, latents.device)
+        guided = state.guidance_scale > 1
+        if guided and null is None:
+            raise ValueError(f"guidance_scale={state.guidance_scale} needs the null condition")
+        text = torch.cat([null, condition]) if guided and null is not None else condition
+        model_input = torch.cat([latents, latents]) if guided else latents
+        with self.transformer.cache_context("cond_uncond"):
+            velocity = self.transformer(
+                hidden_states=model_input,
+                encoder_hidden_states=text,
+                timestep=plan.device_timesteps[state.step].expand(model_input.shape[0]),
+                image_rotary_emb=self._rotary_for(latents),
+                return_dict=False,
+            )[0].float()
+        if guided:
+            unconditional, conditional = velocity.chunk(2)
+            velocity = unconditional + state.guidance_scale * (conditional - unconditional)
+        return self._advance(plan, state, velocity, condition.dtype)
+
+    def steps(self, state: DenoiseState, condition: Tensor, null: Tensor | None = None) -> Iterator[DenoiseState]:
+        """Yield the state after each remaining step. The caller reports progress between them, and cancels by leaving."""
+        while not state.finished:
+            state = self.step(state, condition, null)
+            yield state
+
+    def _advance(self, plan: _Plan, state: DenoiseState, velocity: Tensor, dtype: torch.dtype) -> DenoiseState:
+        timestep = plan.timesteps[state.step]
+        if isinstance(plan.scheduler, CogVideoXDDIMScheduler):
+            latents = plan.scheduler.step(velocity, timestep, state.latents, return_dict=False)[0]
+            return replace(state, latents=latents.to(dtype), step=state.step + 1)
+        generators = [torch.Generator("cpu") for _ in state.generator_states]
+        for generator, saved in zip(generators, state.generator_states, strict=True):
+            generator.set_state(saved)
+        latents, carry = plan.scheduler.step(
+            velocity,
+            state.carry,
+            timestep,
+            plan.timesteps[state.step - 1] if state.step else None,
+            state.latents,
+            generator=generators,
+            return_dict=False,
+        )
+        saved_states = tuple(generator.get_state() for generator in generators)
+        return replace(
+            state, latents=latents.to(dtype), step=state.step + 1, carry=carry, generator_states=saved_states
+        )
+
+    def _plan(self, num_inference_steps: int, device: torch.device) -> _Plan:
+        key = (num_inference_steps, device)
+        if key not in self._plans:
+            scheduler = type(self.scheduler).from_config(self.scheduler.config)
+            scheduler.set_timesteps(num_inference_steps)
+            timesteps = scheduler.timesteps
+            self._plans[key] = _Plan(scheduler, tuple(timesteps.tolist()), timesteps.to(device))
+        return self._plans[key]
+
+    def _rotary_for(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
+        _, frames, _, height, width = latents.shape
+        key = (frames, height, width, latents.device)
+        if key not in self._rotary:
+            self._rotary[key] = rotary_embedding(self.transformer.config, frames, height, width, latents.device)
+        return self._rotary[key]

@@ -1,0 +1,229 @@
+"""The two language branches (section 2.2): the T5 encoder and the decoder-only LLM.
+
+Shapes: ``B`` prompts, ``N`` T5 tokens, ``L`` LLM tokens, ``D`` and ``E`` the widths of T5 and of the LLM.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mimir_ray.config import UserError
+from mimir_ray.model.config import SEMANTIC_TOKENS, LanguageConfig
+from mimir_ray.model.tokens import TextTokens
+
+__all__ = ["LLMBranch", "T5Branch", "TextTokens"]
+
+
+class T5Branch:
+    """T5 tokens e_theta, exactly as CogVideoX makes them: padded to ``max_length`` and unmasked."""
+
+    def __init__(self, tokenizer: Any, encoder: Any, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.max_length = max_length
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """B N D in the encoder's dtype. A prompt of more than N tokens is cut; ``token_count`` tells beforehand."""
+        batch = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.max_length,
+            truncation=True,
+            add_special_tokens=True,
+            return_tensors="pt",
+        )
+        states: Tensor = self.encoder(batch.input_ids.to(self.encoder.device))[0]
+        return states.to(self.encoder.dtype)
+
+    def token_count(self, prompt: str) -> int:
+        """Number of T5 tokens of ``prompt`` before any truncation, the end token included."""
+        return len(self.tokenizer(prompt, add_special_tokens=True).input_ids)
+
+
+class LLMBranch:
+    """LLM tokens e_beta (query and answer) and instruction tokens e_i of any ``AutoModelForCausalLM``.
+
+    States are the last layer's after the final norm, ``hidden_states[-1]``. Rows are independent: each draws from a generator of
+    its own, seeded by (seed, text), so the batch a prompt is in changes its answer by no more than dtype rounding can.
+    """
+
+    def __init__(self, tokenizer: Any, model: Any, config: LanguageConfig | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+        self.config = LanguageConfig() if config is None else config
+        self.stop_ids = _stop_ids(tokenizer, model)
+        accepted = inspect.signature(model.forward).parameters
+        self._positions = "position_ids" in accepted
+        self._last_logits: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    def encode(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Query states (Lq E), answer states (La E) of each prompt and instruction tokens (B 4 E), in one batch."""
+        asked = self._asked(prompts)
+        texts = [self.config.question.replace("{prompt}", prompt) for prompt in prompts] + asked
+        row_seeds = list(seeds) + self._asked_seeds(seeds)
+        answers = self._answer_texts(texts, row_seeds, self.config.temperature, self.config.max_new_tokens)
+        queries, states = self._states_texts(texts, answers)
+        return queries[: len(prompts)], states[: len(prompts)], self._pool(states[len(prompts) :], len(prompts))
+
+    def answer(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        temperature: float | None = None,
+        max_new_tokens: int | None = None,
+    ) -> list[list[int]]:
+        """Token ids of one answer per prompt, at least one each: the end token, where reached, is the last.
+
+        Raises:
+            UserError: a question and its answer do not fit the LLM's context.
+        """
+        temperature = self.config.temperature if temperature is None else temperature
+        texts = [self.config.question.replace("{prompt}", prompt) for prompt in prompts]
+        return self._answer_texts(texts, seeds, temperature, max_new_tokens or self.config.max_new_tokens)
+
+    def states(self, prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Tensor]]:
+        """Query states (Lq E) and answer states (La E) of each prompt from one teacher-forced pass.
+
+        The query is the prompt in the LLM's chat format, template tokens included: the model attends to all of them.
+        """
+        return self._states_texts([self.config.question.replace("{prompt}", prompt) for prompt in prompts], answers)
+
+    def instructions(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """Instruction tokens e_i, B 4 E: each instruction's answer pooled to one token."""
+        texts = self._asked(prompts)
+        config = self.config
+        answers = self._answer_texts(texts, self._asked_seeds(seeds), config.temperature, config.max_new_tokens)
+        return self._pool(self._states_texts(texts, answers)[1], len(prompts))
+
+    def query_ids(self, text: str) -> list[int]:
+        """``text`` as the user's turn, in the tokenizer's chat format where it has one, up to where the answer begins."""
+        if not self.tokenizer.chat_template:
+            return list(self.tokenizer(text).input_ids)
+        turn = [{"role": "user", "content": text}]
+        return list(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+    def decode(self, answer: Sequence[int]) -> str:
+        """An answer's text without special tokens."""
+        return str(self.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
+
+    def _asked(self, prompts: Sequence[str]) -> list[str]:
+        """The instructions to answer: four for each prompt, or four in all where they do not depend on the prompt."""
+        if self.config.instruction_scope == "global":
+            return [text.replace("{prompt}", "").rstrip(" :") for text in self.config.instructions]
+        return [text.replace("{prompt}", prompt) for prompt in prompts for text in self.config.instructions]
+
+    def _asked_seeds(self, seeds: Sequence[int]) -> list[int]:
+        if self.config.instruction_scope == "global":
+            return [0] * SEMANTIC_TOKENS
+        return [seed for seed in seeds for _ in range(SEMANTIC_TOKENS)]
+
+    def _pool(self, answers: Sequence[Tensor], batch: int) -> Tensor:
+        last = self.config.instruction_pooling == "last"
+        pooled = torch.stack([states[-1] if last else states.float().mean(0).to(states.dtype) for states in answers])
+        return pooled.view(-1, SEMANTIC_TOKENS, pooled.shape[-1]).expand(batch, -1, -1)
+
+    @torch.inference_mode()
+    def _answer_texts(
+        self, texts: Sequence[str], seeds: Sequence[int], temperature: float, max_new_tokens: int
+    ) -> list[list[int]]:
+        queries = [self.query_ids(text) for text in texts]
+        self._check_context(queries, max_new_tokens)
+        device = self.model.device
+        ids, mask = _pad(queries, device, left=True)
+        draws = torch.stack([_uniforms(seed, text, max_new_tokens) for seed, text in zip(seeds, texts, strict=True)])
+        draws = draws.to(device)
+        stop = torch.tensor(self.stop_ids, device=device)
+        running = torch.ones(len(texts), dtype=torch.bool, device=device)
+        lengths = torch.zeros(len(texts), dtype=torch.long, device=device)
+        chosen: list[Tensor] = []
+        cache = None
+        for step in range(max_new_tokens):
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            output = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                **({"position_ids": positions} if self._positions else {}),
+                **self._last_logits,
+            )
+            cache = output.past_key_values
+            token = _sample(output.logits[:, -1].float(), draws[:, step], temperature, self.config.top_p)
+            chosen.append(token)
+            lengths += running
+            running = running & ~torch.isin(token, stop)
+            if not running.any():
+                break
+            ids = token[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(texts), 1)], dim=1)
+        tokens = torch.stack(chosen, dim=1).tolist()
+        return [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
+
+    @torch.no_grad()
+    def _states_texts(
+        self, texts: Sequence[str], answers: Sequence[Sequence[int]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        queries = [self.query_ids(text) for text in texts]
+        rows = [[*query, *answer] for query, answer in zip(queries, answers, strict=True)]
+        ids, mask = _pad(rows, self.model.device, left=False)
+        # The body without its head: last_hidden_state is hidden_states[-1], and no vocabulary-wide logits are made.
+        hidden: Tensor = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        query_states = [hidden[i, : len(query)] for i, query in enumerate(queries)]
+        answer_states = [hidden[i, len(query) : len(rows[i])] for i, query in enumerate(queries)]
+        return query_states, answer_states
+
+    def _check_context(self, queries: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max(len(query) for query in queries)
+        if limit is not None and longest + max_new_tokens > limit:
+            raise UserError(
+                f"a question of {longest} tokens and an answer of up to {max_new_tokens} exceed the language model's "
+                f"context of {limit} tokens: shorten the prompt or set language.max_new_tokens to at most {limit - longest}"
+            )
+
+
+def _stop_ids(tokenizer: Any, model: Any) -> list[int]:
+    """End tokens of the model's generation config and of the tokenizer."""
+    found: set[int] = set()
+    for ids in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
+        if ids is not None:
+            found.update(ids if isinstance(ids, list | tuple) else [ids])
+    return sorted(found)
+
+
+def _uniforms(seed: int, text: str, count: int) -> Tensor:
+    """The uniform numbers of one row. A shorter answer uses a prefix of a longer one's."""
+    digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def _pad(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both B x longest; the id of a pad does not matter, it is masked."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        span = slice(longest - len(row), longest) if left else slice(0, len(row))
+        ids[index, span] = torch.as_tensor(row)
+        mask[index, span] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _sample(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+    """One token per row (B V -> B) by inverting the cumulative distribution at ``uniform``; temperature 0 is greedy."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
+    if top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+    cumulative = probabilities.cumsum(-1)
+    target = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1).squeeze(-1)

@@ -1,0 +1,244 @@
+"""The token fuser (section 2.3, equation 3): T5 tokens and LLM tokens become the text condition of the DiT.
+
+Shapes: ``B`` batch, ``N`` text tokens, ``L`` LLM tokens, ``D`` width of the text condition, ``E`` width of the LLM.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from mimir_ray.model.config import SEMANTIC_TOKENS, FuserConfig
+from mimir_ray.model.tokens import TextTokens
+
+
+class ZeroConv(nn.Linear):
+    """A zero-initialised 1x1 convolution over tokens, written as the equal linear map on the last axis."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class ScaledRMSNorm(nn.Module):
+    """RMSNorm, then a learnable per-channel scale (initially ``scale_init``) and bias (initially 0).
+
+    The statistics are taken in float32 whatever the dtype; a zero row stays at the bias.
+    """
+
+    def __init__(self, width: int, scale_init: float, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.scale = nn.Parameter(torch.full((width,), scale_init))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x32 = x.float()
+        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return (normed * self.scale.float() + self.bias.float()).to(x.dtype)
+
+
+class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Fuse T5 tokens and LLM tokens into the DiT's ``encoder_hidden_states``.
+
+        e_theta = t5 + Z_theta(t5)
+        e_beta  = mask * Z_beta(mask * (scale * norm(llm) + bias))
+        e       = e_theta + alpha * e_beta
+        e_s     = proj(norm(instruction)) + learnable                four semantic tokens
+
+    ``stabilizer_join="concat"`` returns e and e_s along the sequence (N + 4 tokens, the paper); ``"residual"`` adds
+    Z_s(e_s) to the last four of the N tokens. Without ``zero_conv`` the LLM tokens reach the sum through a fixed
+    norm-preserving projection (the identity where the widths agree), so that no learnt adapter takes the zero-conv's place.
+
+    The null condition (no text) puts ``null_token``, zeros stored in the checkpoint, in place of every token of e, and zeros in
+    place of e_i; the learnable tokens belong to the model, not to the text, and stay. ``keep`` in ``fuse`` gives exactly that
+    condition row by row.
+
+    Args:
+        text_dim: width D of the T5 tokens, the DiT's ``text_embed_dim``.
+        llm_dim: width E of the LLM's hidden states; ignored without ``decoder``.
+        text_length: number N of T5 tokens; LLM tokens are padded or truncated to it.
+        null_condition: the rule above, recorded in the checkpoint.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        text_dim: int,
+        llm_dim: int,
+        text_length: int,
+        decoder: bool = True,
+        norm: bool = True,
+        zero_conv: bool = True,
+        stabilizer: bool = True,
+        stabilizer_join: Literal["concat", "residual"] = "concat",
+        scale_init: float = 0.01,
+        stabilizer_scale_init: float = 1.0,
+        alpha: float = 1.0,
+        learn_alpha: bool = False,
+        projection_seed: int = 0,
+        null_condition: Literal["zeros"] = "zeros",
+    ) -> None:
+        super().__init__()
+        if null_condition != "zeros":
+            raise ValueError(f"null_condition={null_condition!r} is not known; this version supports 'zeros' only")
+        if not decoder and (norm or stabilizer):
+            raise ValueError("norm and stabilizer act on the LLM's tokens; without decoder set both to False")
+        self.z_theta = ZeroConv(text_dim, text_dim) if zero_conv else None
+        self.z_beta = ZeroConv(llm_dim, text_dim) if decoder and zero_conv else None
+        self.llm_norm = ScaledRMSNorm(llm_dim, scale_init) if decoder and norm else None
+        self.llm_alpha = nn.Parameter(torch.full((1,), float(alpha))) if decoder and learn_alpha else None
+        if decoder and not zero_conv and llm_dim != text_dim:
+            self.register_buffer("projection", _isometry(llm_dim, text_dim, projection_seed))
+        else:
+            self.projection = None
+        if stabilizer:
+            self.learnable_tokens = nn.Parameter(torch.randn(SEMANTIC_TOKENS, text_dim) * 0.02)
+            self.instruction_norm = ScaledRMSNorm(llm_dim, stabilizer_scale_init)
+            self.instruction_proj = nn.Linear(llm_dim, text_dim, bias=False)
+            self.z_stabilizer = ZeroConv(text_dim, text_dim) if stabilizer_join == "residual" else None
+        self.register_buffer("null_token", torch.zeros(text_dim))
+        self._mean_squares: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def build(cls, config: FuserConfig, *, text_dim: int, llm_dim: int, text_length: int) -> Self:
+        """A fresh fuser for a base of width ``text_dim`` and ``text_length`` tokens and an LLM of width ``llm_dim``."""
+        switches = config.model_dump(exclude={"text_length"})
+        fuser: Self = cls(text_dim=text_dim, llm_dim=llm_dim, text_length=config.text_length or text_length, **switches)
+        return fuser
+
+    @property
+    def sequence_length(self) -> int:
+        """Number of text tokens that the DiT gets: N, or N + 4 with a concatenating stabilizer."""
+        concat = self.config.stabilizer and self.config.stabilizer_join == "concat"
+        return int(self.config.text_length) + (SEMANTIC_TOKENS if concat else 0)
+
+    def fuse(self, tokens: TextTokens, keep: Tensor | None = None) -> Tensor:
+        """Text condition of a batch, B x sequence_length x D, in the fuser's dtype.
+
+        Args:
+            tokens: T5 tokens (B N D), LLM tokens (B L E) with their mask, instruction tokens (B 4 E).
+            keep: (B,) of 1 (keep the text) and 0 (drop it: the null condition, exactly). Every branch is computed
+                either way, so that each parameter takes part in every step, as ZeRO-3 needs.
+        """
+        dtype = next(self.parameters(), self.null_token).dtype
+        kept = None if keep is None else keep.to(tokens.t5.device, dtype).view(-1, 1, 1)
+        t5 = tokens.t5.to(dtype)
+        if t5.shape[1:] != (self.config.text_length, self.config.text_dim):
+            raise ValueError(
+                f"T5 tokens are {t5.shape[1]} x {t5.shape[2]}; this fuser was built for "
+                f"{self.config.text_length} x {self.config.text_dim}: encode with max_length={self.config.text_length}"
+            )
+        e = t5 if self.z_theta is None else t5 + self.z_theta(t5)
+        if self.config.decoder:
+            e = self._add_llm(e, tokens, dtype)
+        if kept is not None:
+            e = e * kept + self.null_token.to(dtype) * (1 - kept)
+        if not self.config.stabilizer:
+            return e
+        e_i: Tensor = self.instruction_proj(self.instruction_norm(tokens.instruction.to(dtype)))
+        if kept is not None:
+            e_i = e_i * kept
+        e_s = e_i + self.learnable_tokens
+        if self.z_stabilizer is None:
+            return torch.cat([e, e_s], dim=1)
+        return e + F.pad(self.z_stabilizer(e_s), (0, 0, e.shape[1] - SEMANTIC_TOKENS, 0))
+
+    def forward(self, tokens: TextTokens, keep: Tensor | None = None) -> Tensor:
+        """Same as ``fuse``."""
+        return self.fuse(tokens, keep)
+
+    def null_condition(self, batch: int) -> Tensor:
+        """The condition of no text, B x sequence_length x D: what ``fuse`` returns where ``keep`` is 0."""
+        null: Tensor = self.null_token.to(next(self.parameters(), self.null_token).dtype)
+        null = null.expand(batch, self.config.text_length, -1)
+        if not self.config.stabilizer:
+            return null
+        e_s = self.learnable_tokens.expand(batch, -1, -1)
+        if self.z_stabilizer is None:
+            return torch.cat([null, e_s], dim=1)
+        return null + F.pad(self.z_stabilizer(e_s), (0, 0, null.shape[1] - SEMANTIC_TOKENS, 0))
+
+    def _add_llm(self, e_theta: Tensor, tokens: TextTokens, dtype: torch.dtype) -> Tensor:
+        """e_theta + alpha * e_beta, with every padded LLM position exactly zero before and after Z_beta."""
+        length = int(self.config.text_length)
+        mask = F.pad(tokens.llm_mask[:, :length], (0, length - min(length, tokens.llm_mask.shape[1])))[..., None]
+        llm = F.pad(tokens.llm[:, :length].to(dtype), (0, 0, 0, length - min(length, tokens.llm.shape[1])))
+        llm = llm.masked_fill(~mask, 0)
+        if self.llm_norm is not None:
+            llm = self.llm_norm(llm).masked_fill(~mask, 0)
+        if self.z_beta is not None:
+            e_beta = self.z_beta(llm).masked_fill(~mask, 0)
+        else:
+            e_beta = llm if self.projection is None else llm @ self.projection.to(dtype)
+        alpha = self.config.alpha if self.llm_alpha is None else self.llm_alpha
+        e_beta = alpha * e_beta
+        self._mean_squares = _mean_square(e_theta, None), _mean_square(e_beta, mask)
+        return e_theta + e_beta
+
+    def telemetry(
+        self,
+        value: Callable[[nn.Parameter], Tensor | None] = lambda p: p.detach(),
+        gradient: Callable[[nn.Parameter], Tensor | None] = lambda p: p.grad,
+    ) -> dict[str, float]:
+        """What the fuser has learnt, as plain numbers (reading them waits for the device).
+
+        Norms of the zero-convs' weights, mean absolute scale, alpha, RMS of e_theta and alpha * e_beta in the last ``fuse`` and
+        the latter over the former, and the gradient norm of each branch (theta, beta, stabilizer) where gradients exist.
+        A sharding optimiser passes ``value`` and ``gradient`` that gather a whole parameter.
+        """
+        report: dict[str, float] = {}
+        for name in ("theta", "beta", "stabilizer"):
+            conv = getattr(self, f"z_{name}", None)
+            if conv is not None:
+                report[f"z_{name}_norm"] = _norm([value(conv.weight)])
+        if self.llm_norm is not None and (scale := value(self.llm_norm.scale)) is not None:
+            report["llm_scale"] = float(scale.float().abs().mean())
+        if self.config.decoder:
+            alpha = None if self.llm_alpha is None else value(self.llm_alpha)
+            report["alpha"] = float(self.config.alpha if alpha is None else alpha.float())
+        if self._mean_squares is not None:
+            theta, beta = (math.sqrt(float(x)) for x in self._mean_squares)
+            report |= {"rms_theta": theta, "rms_beta": beta, "rms_beta_over_theta": beta / theta if theta else 0.0}
+        branches: dict[str, list[Tensor | None]] = {}
+        for name, parameter in self.named_parameters():
+            branches.setdefault(_branch(name), []).append(gradient(parameter))
+        report |= {
+            f"grad_{name}": _norm(grads) for name, grads in branches.items() if any(g is not None for g in grads)
+        }
+        return report
+
+
+def _branch(parameter: str) -> Literal["theta", "beta", "stabilizer"]:
+    root = parameter.split(".")[0]
+    if root == "z_theta":
+        return "theta"
+    return "beta" if root in ("z_beta", "llm_norm", "llm_alpha") else "stabilizer"
+
+
+def _norm(tensors: list[Any]) -> float:
+    return math.sqrt(sum(float(t.float().square().sum()) for t in tensors if t is not None))
+
+
+def _mean_square(x: Tensor, mask: Tensor | None) -> Tensor:
+    squares = x.detach().float().square()
+    if mask is None:
+        return squares.mean()
+    return squares.sum() / (mask.sum().clamp(min=1) * x.shape[-1])
+
+
+def _isometry(source: int, target: int, seed: int) -> Tensor:
+    """A fixed source x target matrix that preserves norms: exactly where source <= target, else on average."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    wide, narrow = max(source, target), min(source, target)
+    gaussian = torch.randn(wide, narrow, generator=generator, device="cpu", dtype=torch.float64)
+    basis, triangle = torch.linalg.qr(gaussian)
+    basis = basis * triangle.diagonal().sign()  # makes the factorisation unique
+    matrix = basis.T if source <= target else basis * math.sqrt(source / target)
+    return matrix.float().contiguous()
