@@ -15,6 +15,8 @@ from mimir_ray.video.errors import VideoError
 
 OPEN_OPTIONS = {"protocol_whitelist": "file"}  # a playlist with a video's name must not reach other hosts
 TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})  # these store a presentation time for every frame
+HEADER_PROMISES_DURATION = frozenset({"matroska", "webm", "avi"})
+WHOLE = 0.9  # headers are rounded, and the last frame's duration is a guess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +41,14 @@ class VideoInfo:
 def probe(path: str | Path) -> VideoInfo:
     """Read the facts of the first video stream of `path`.
 
-    Raises VideoError, whose message a person understands, when the file is not a video, is empty, cut off, or cannot be read.
+    Raises VideoError, whose message a person understands, when the file is no video, is empty, cut off or unreadable.
     """
     size_bytes = _size_of_file(path)
     try:
         with av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace") as container:
             return _read(container, size_bytes)
     except av.error.FFmpegError as error:
-        raise VideoError(_explain(error)) from error
+        raise VideoError(_explain(error, path)) from error
     except (OSError, ValueError, UnicodeError) as error:
         raise VideoError(f"cannot be opened: {error}") from error
 
@@ -94,6 +96,7 @@ def _read(container: "av.container.InputContainer", size_bytes: int) -> VideoInf
         raise VideoError("no frame can be decoded: the file is damaged or cut off")
     starts.sort()
     times, duration = _times(starts, end, stream)
+    _check_lasts(container, stream, float(duration))
     turned = first.rotation % 180 == 90
     return VideoInfo(
         codec=stream.codec_context.codec.canonical_name,
@@ -128,6 +131,19 @@ def _check_complete(stream: Any, size_bytes: int) -> None:
         raise VideoError(f"cut off: its index lists {len(entries)} frames, the file ends after {present} of them")
 
 
+def _check_lasts(container: "av.container.InputContainer", stream: "av.VideoStream", duration_s: float) -> None:
+    """Containers without an index at the front promise a duration instead."""
+    if not HEADER_PROMISES_DURATION & _formats(container):
+        return
+    promised_s = 0.0
+    if stream.duration and stream.time_base:
+        promised_s = float(stream.duration * stream.time_base)
+    elif container.duration and len(container.streams) == 1:
+        promised_s = container.duration / av.time_base
+    if duration_s < WHOLE * promised_s:
+        raise VideoError(f"cut off: holds {duration_s:.2f} s of the {promised_s:.2f} s that its header promises")
+
+
 def _times(starts: list[int], end: int, stream: "av.VideoStream") -> tuple[tuple[float, ...], Fraction]:
     """Seconds from the first frame for each of `starts` (in the stream's time base), and the whole duration."""
     base = stream.time_base or Fraction(1, 1000)
@@ -145,14 +161,12 @@ def _formats(container: "av.container.InputContainer") -> set[str]:
     return set(container.format.name.split(","))
 
 
-def _explain(error: "av.error.FFmpegError") -> str:
-    log = error.log[2].strip() if error.log else ""
-    if "moov atom not found" in log:
-        return "cut off, or never finished: its index (moov atom) is missing"
+def _explain(error: "av.error.FFmpegError", path: str | Path) -> str:
     if isinstance(error, av.error.InvalidDataError):
-        return f"is not a video that FFmpeg understands{f' ({log})' if log else ''}"
-    if isinstance(error, av.error.PermissionError):
-        return "cannot be opened: permission denied"
+        with open(path, "rb") as file:
+            if file.read(8)[4:] == b"ftyp":
+                return "starts as an mp4 whose index (moov) is missing or damaged: cut off, or never finished"
+        return "is not a video that FFmpeg understands"
     if isinstance(error, av.error.EOFError):
-        return "ends before any video: cut off"
-    return f"cannot be read: {error.strerror}{f' ({log})' if log else ''}"
+        return "ends before its first frame: cut off"
+    return f"cannot be read: {error.strerror}"

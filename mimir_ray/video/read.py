@@ -96,14 +96,14 @@ class _Child:
     """One decoding process, started at once and good until it is lost."""
 
     def __init__(self) -> None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")])}
+        paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.owner = os.getpid()
         self.reads = 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mimir_ray.video.child", str(MEMORY_LIMIT_BYTES)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             bufsize=0,
         )
         assert self._process.stdin is not None
@@ -116,7 +116,7 @@ class _Child:
         return self.owner == os.getpid() and self._process.poll() is None and self.reads < READS_PER_CHILD
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> tuple[dict[str, Any], FramesFHWC]:
-        """Send one request and wait for its answer. Raises _ChildLostError, and VideoError for an answer that is one."""
+        """Send one request, wait for its answer. Raises _ChildLostError, or VideoError for an answer that says so."""
         self.reads += 1
         try:
             if self.reads == 1:
@@ -127,7 +127,7 @@ class _Child:
             reply: dict[str, Any] = json.loads(self._answers.line())
             frames_FHWC: FramesFHWC = np.empty(reply.get("shape", (0, 0, 0, 3)), np.uint8)
             if frames_FHWC.size:
-                self._answers.fill(memoryview(frames_FHWC).cast("B"))
+                self._answers.fill(frames_FHWC.data.cast("B"))
         except TimeoutError:
             self.close()
             raise _ChildLostError(f"decoding was stopped after its limit of {timeout_s:g} s") from None
