@@ -1,0 +1,92 @@
+"""What `mimir train` can be told. Imports neither torch nor ray."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from mimir_ray.config import Config
+
+
+class CaptionWeights(Config):
+    """How often a step sees each kind of caption, relative to the other kinds that the clip has; 0 never shows it.
+
+    Captions of mixed length matter: with long captions alone the LLM branch has nothing to learn.
+    """
+
+    long: float = Field(1.0, ge=0)
+    short: float = Field(1.0, ge=0)
+    user: float = Field(1.0, ge=0)
+    filename: float = Field(0.1, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise ValueError("every weight is 0, so no caption could be drawn; give one kind a weight, such as long=1")
+        return self
+
+
+class TrainingConfig(Config):
+    """A fine-tuning run of the token fuser and the video transformer."""
+
+    steps: int = Field(gt=0)
+    """Optimiser steps of the whole run; the learning rate is a function of step / steps."""
+    batch_size: int = Field(gt=0)
+    """Samples of a step over all workers. The batch of a step is the same for any number of workers."""
+    workers: int = Field(1, gt=0)
+    """Training processes: one GPU each, or one CPU each."""
+    accumulate: int = Field(1, gt=0)
+    """Parts into which a worker cuts its share of a batch to save memory; gradients are summed in float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes GPUs where the cluster has one for every worker."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """DeepSpeed ZeRO: 1 shards optimiser states, 2 also gradients, 3 also parameters."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of parameters and activations. Master weights, gradient sums, communication and loss are float32 in both."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate of the video transformer."""
+    fuser_learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of the token fuser; None is the transformer's."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: down to ``final_learning_rate`` along half a cosine, or constant."""
+    final_learning_rate: float = Field(0.0, ge=0, le=1)
+    """Where the cosine ends, as a fraction of the peak."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(1e-4, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+    text_dropout: float = Field(0.1, ge=0, lt=1)
+    """Probability that a sample's text becomes the null condition, for guidance."""
+    caption_weights: CaptionWeights = CaptionWeights()
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Decides the order of samples, every draw of a step and the fuser's initial weights."""
+    shuffle_shards: int = Field(8, gt=0)
+    """Shards whose rows are mixed with each other; each worker keeps about this many in memory."""
+
+    log_every: int = Field(10, gt=0)
+    """Steps between lines of metrics.jsonl. Losses are read from the device, and checked, this often."""
+    checkpoint_every: int = Field(200, gt=0)
+    keep_checkpoints: int = Field(2, gt=0)
+    max_failures: int = Field(3, ge=0)
+    """Restarts from the last checkpoint after a worker died."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        parts = self.workers * self.accumulate
+        if self.batch_size % parts:
+            below = self.batch_size // parts * parts
+            choices = f"{below} or {below + parts}" if below else f"{parts}"
+            raise ValueError(
+                f"batch_size={self.batch_size} does not divide by workers={self.workers} x "
+                f"accumulate={self.accumulate}; set batch_size to {choices}, or change the number of workers"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; "
+                f"set warmup_steps below {self.steps}"
+            )
+        return self
