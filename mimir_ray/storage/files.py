@@ -36,8 +36,11 @@ def join(uri: str | os.PathLike[str], *parts: str) -> str:
     text = os.fspath(uri)
     match = _split(text)
     query = (match["query"] or "") if match else ""
-    base = text.removesuffix(query).rstrip("/") or "/"
-    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))]) + query
+    base = text.removesuffix(query)
+    below = [part.strip("/") for part in parts if part.strip("/")]
+    if below and not base.endswith("://"):
+        base = base.rstrip("/") + "/"
+    return base + "/".join(below) + query
 
 
 def filesystem(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
@@ -45,11 +48,13 @@ def filesystem(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     text = absolute(uri)
     match = _split(text)
     if match is None:
-        return _local(), text
+        return pafs.LocalFileSystem(), text
+    scheme = match["scheme"].lower()
     try:
-        system, root = _connect(match["scheme"].lower(), match["host"], match["query"] or "")
+        if scheme not in _NATIVE:
+            return _through_fsspec(text)
+        system, root = _connect(f"{scheme}://{match['host']}{match['query'] or ''}")
     except (ImportError, ValueError, pa.ArrowException) as error:
-        scheme = match["scheme"]
         raise UserError(
             f"cannot open {scheme}:// of {text}: {error}; install its fsspec package or use s3:// or a path"
         ) from None
@@ -61,20 +66,17 @@ def _split(text: str) -> re.Match[str] | None:
     return _URI.fullmatch(text)
 
 
-@lru_cache(maxsize=1)
-def _local() -> pafs.LocalFileSystem:
-    return pafs.LocalFileSystem()
-
-
 @lru_cache(maxsize=64)
-def _connect(scheme: str, host: str, query: str) -> tuple[pafs.FileSystem, str]:
-    if scheme in _NATIVE:
-        system, root = pafs.FileSystem.from_uri(f"{scheme}://{host}{query}")
-        return system, root
+def _connect(root: str) -> tuple[pafs.FileSystem, str]:
+    system, path = pafs.FileSystem.from_uri(root)
+    return system, path
+
+
+def _through_fsspec(uri: str) -> tuple[pafs.FileSystem, str]:
     from fsspec.core import url_to_fs
 
-    system, root = url_to_fs(f"{scheme}://{host}{query}")
-    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), root
+    system, path = url_to_fs(uri)
+    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path
 
 
 def _put_is_atomic(uri: str) -> bool:

@@ -54,7 +54,7 @@ class Table:
     @property
     def name(self) -> str:
         """The last part of the location, which is the table's name in ``records.SCHEMAS``."""
-        return join(self.uri).partition("?")[0].rpartition("/")[2]
+        return filesystem(self.uri)[1].rstrip("/").rpartition("/")[2]
 
     def shards(self) -> list[str]:
         """Names of the committed shards, sorted."""

@@ -1,0 +1,415 @@
+"""Files and shard tables on a local disk, in memory and in an object store; kills, collisions and lost rows."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+
+from mimir_ray.config import Config, UserError, fingerprint
+from mimir_ray.storage import (
+    AccountingError,
+    Table,
+    absolute,
+    content_id,
+    exists,
+    file_id,
+    filesystem,
+    join,
+    list_files,
+    read_bytes,
+    read_json,
+    write_bytes,
+    write_json,
+)
+
+
+class Settings(Config):
+    limit: float = 0.5
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """An S3 bucket served by moto on loopback; the endpoint travels in the location itself."""
+    server_module = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
+    yield f"s3://bucket?endpoint_override=http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["local", "file", "memory", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place on each kind of file system."""
+    name = content_id(request.node.nodeid)
+    if request.param == "s3":
+        return join(request.getfixturevalue("s3"), name)
+    return {"local": str(tmp_path), "file": tmp_path.as_uri(), "memory": f"memory://{name}"}[request.param]
+
+
+def captions(*rows: tuple[str, str, str]) -> pa.Table:
+    return pa.table(
+        {
+            "clip_id": [row[0] for row in rows],
+            "kind": ["long"] * len(rows),
+            "text": ["a red circle"] * len(rows),
+            "status": [row[1] for row in rows],
+            "reason": [row[2] for row in rows],
+        }
+    )
+
+
+OK = captions(("a", "ok", ""), ("b", "ok", ""))
+
+
+# ---- locations and files
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts", "joined"),
+    [
+        ("data", ("clips",), "data/clips"),
+        ("data/", ("/clips/", "x.mp4"), "data/clips/x.mp4"),
+        ("/", ("a",), "/a"),
+        ("s3://bucket", ("a", "", "b"), "s3://bucket/a/b"),
+        ("s3://bucket/a?region=eu-west-1", ("b",), "s3://bucket/a/b?region=eu-west-1"),
+        (
+            "s3://b?endpoint_override=http://x:1&scheme=http",
+            ("c",),
+            "s3://b/c?endpoint_override=http://x:1&scheme=http",
+        ),
+        ("/data/what?", ("why",), "/data/what?/why"),
+        ("memory://", ("a",), "memory://a"),
+    ],
+)
+def test_join(uri: str, parts: tuple[str, ...], joined: str) -> None:
+    assert join(uri, *parts) == joined
+
+
+def test_local_locations_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert absolute("data/../x") == str(tmp_path / "x")
+    assert absolute("~/x") == "/home/someone/x"
+    assert absolute("file:///a%20b/c") == "/a b/c"
+    assert absolute(Path("x")) == str(tmp_path / "x")
+    assert absolute("s3://bucket/x") == "s3://bucket/x"
+    assert Table("x").uri == str(tmp_path / "x"), "an actor in another directory must find the same table"
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"), [("", "the location is empty"), ("nowhere://x/y", r"cannot open nowhere:// of nowhere://x/y")]
+)
+def test_a_location_nobody_can_open_is_refused(uri: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        filesystem(uri)
+
+
+def test_content_id_is_stable_and_unambiguous() -> None:
+    assert content_id(b"x") == "de7a7f7bf47cf121"
+    assert content_id("é") == content_id("é".encode())
+    assert (
+        len({content_id("ab", "c"), content_id("a", "bc"), content_id("abc"), content_id("abc", ""), content_id()}) == 5
+    )
+
+
+def test_files_come_back(root: str) -> None:
+    uri = join(root, "deep", "a b#c%20é.bin")
+    data = os.urandom(3 << 20)
+    assert not exists(uri)
+    write_bytes(uri, b"old")
+    write_bytes(uri, data)
+    assert exists(uri)
+    assert read_bytes(uri) == data
+    assert file_id(uri) == content_id(data)
+    assert list_files(root) == [absolute(uri)]
+    assert read_bytes(list_files(root)[0]) == data
+
+
+def test_a_missing_file_is_a_missing_file(root: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_bytes(join(root, "nothing"))
+    with pytest.raises(UserError, match="there is nothing at"):
+        list_files(join(root, "nothing"))
+
+
+def test_json(root: str) -> None:
+    uri = join(root, "x.json")
+    write_json(uri, {"a": [1, None, "é"]})
+    assert read_json(uri) == {"a": [1, None, "é"]}
+    write_bytes(uri, b"{half")
+    with pytest.raises(UserError, match=r"x\.json.* is not JSON"):
+        read_json(uri)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(uri, float("nan"))
+
+
+def test_list_files_keeps_suffixes_and_passes_over_what_is_hidden(root: str) -> None:
+    for name in ("b.mp4", "sub/A.MP4", "c.txt", ".d.mp4", "sub/._A.mp4", ".cache/e.mp4", "f.mp4.part"):
+        write_bytes(join(root, name), b"x")
+    assert list_files(root, {".mp4"}) == [absolute(join(root, name)) for name in ("b.mp4", "sub/A.MP4")]
+    one = absolute(join(root, "c.txt"))
+    assert list_files(one, {".mp4"}) == [one], "a file that was named is wanted, whatever its suffix"
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bytes(tmp_path / "x", b"old")
+
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(tmp_path / "x", b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"old")]
+
+
+def test_a_file_system_without_atomic_puts_is_written_beside_and_moved(tmp_path: Path) -> None:
+    write_bytes(f"local://{tmp_path}/a/x", b"new")
+    assert (tmp_path / "a" / "x").read_bytes() == b"new"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+
+
+WRITER = """
+import sys
+from mimir_ray.storage import write_bytes
+print("ready", flush=True)
+for turn in range(10**9):
+    write_bytes(sys.argv[1], bytes([turn % 251]) * (4 << 20))
+"""
+
+
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    for delay_s in (0.0, 0.011, 0.023, 0.037):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(target)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            while not target.exists():
+                time.sleep(0.001)
+            time.sleep(delay_s)
+            writer.send_signal(signal.SIGKILL)
+        data = target.read_bytes()
+        assert len(data) == 4 << 20
+        assert len(set(data)) == 1
+    assert list_files(tmp_path) == [str(target)], "what the kill left behind is hidden"
+
+
+# ---- tables
+
+
+def test_a_stage_from_begin_to_finish(root: str) -> None:
+    table = Table(join(root, "captions"))
+    assert table.name == "captions"
+    assert table.shards() == []
+    assert table.manifest() is None
+    table.begin(Settings())
+    assert table.pending(["s2", "s1", "s3"]) == ["s2", "s1", "s3"]
+    table.commit("s2", captions(("c", "rejected", "too dark"), ("d", "quarantined", "not a video")))
+    table.commit("s1", OK)
+    assert table.shards() == ["s1", "s2"]
+    assert table.pending(["s2", "s3", "s1"]) == ["s3"]
+    assert table.manifest() is None
+    assert [part["clip_id"].to_pylist() for part in table.scan(["clip_id"])] == [["a", "b"], ["c", "d"]]
+    assert table.read("s1").equals(OK.cast(table.read("s1").schema))
+
+    manifest = table.finish(inputs=4)
+    assert manifest == table.manifest()
+    assert (manifest.inputs, manifest.ok, manifest.rejected, manifest.quarantined, manifest.shards) == (4, 2, 1, 1, 2)
+    assert manifest.reasons == {"not a video": 1, "too dark": 1}
+    assert manifest.fingerprint == fingerprint(Settings())
+
+    table.begin(Settings())
+    assert table.finish(inputs=4) == manifest, "finishing a finished table changes nothing, its seconds included"
+
+
+def test_a_table_of_no_rows_finishes(root: str) -> None:
+    table = Table(join(root, "captions"))
+    table.begin(Settings())
+    table.commit("empty", captions())
+    assert table.finish(inputs=0).shards == 1
+
+
+def test_another_configuration_is_refused_and_named(root: str) -> None:
+    table = Table(join(root, "captions"))
+    table.begin(Settings())
+    table.commit("s1", OK)
+    with pytest.raises(UserError) as caught:
+        table.begin(Settings(limit=1))
+    for part in (table.uri, "limit was 0.5 and is now 1.0", "--overwrite to replace its 1 shards", "another --out"):
+        assert part in str(caught.value)
+    assert table.shards() == ["s1"]
+    table.begin(Settings(limit=1), overwrite=True)
+    assert table.shards() == []
+    table.begin(Settings(limit=1))
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    table = Table(join(tmp_path, "captions"))
+    table.begin(Settings())
+    run = read_json(tmp_path / "captions" / "_run.json")
+    write_json(tmp_path / "captions" / "_run.json", run | {"schema_version": 0})
+    with pytest.raises(UserError, match="the table schema was version 0 and is now 1"):
+        table.begin(Settings())
+
+
+def test_shards_of_unknown_origin_are_refused(tmp_path: Path) -> None:
+    table = Table(join(tmp_path, "captions"))
+    table.commit("s1", OK)
+    with pytest.raises(UserError, match="holds 1 shards of unknown configuration"):
+        table.begin(Settings())
+
+
+def test_begin_clears_what_a_kill_left_behind(tmp_path: Path) -> None:
+    table = Table(join(tmp_path, "captions"))
+    table.begin(Settings())
+    leftover = tmp_path / "captions" / ".s1.parquet.0123456789ab.tmp"
+    leftover.write_bytes(b"PAR1 half a shard")
+    assert table.shards() == []
+    table.begin(Settings())
+    assert not leftover.exists()
+
+
+def test_lost_and_doubled_rows_raise(root: str) -> None:
+    table = Table(join(root, "captions"))
+    table.begin(Settings())
+    table.commit("s1", OK)
+    for inputs in (1, 3):
+        with pytest.raises(
+            AccountingError, match=f"{inputs} inputs but 2 ok . 0 rejected . 0 quarantined = 2 rows in 1 shards"
+        ):
+            table.finish(inputs)
+    assert table.manifest() is None
+    table.finish(2)
+    with pytest.raises(AccountingError):
+        table.finish(3)
+
+
+def test_a_changed_set_of_shards_is_not_finished(root: str) -> None:
+    table = Table(join(root, "captions"))
+    table.begin(Settings())
+    table.commit("s1", OK)
+    table.commit("s2", OK)
+    table.finish(4)
+    table.drop(["s1", "never-there"])
+    assert table.shards() == ["s2"]
+    table.commit("s3", captions(("c", "rejected", "too dark")))
+    assert table.manifest() is None, "as many shards as before, but not the same ones"
+    assert table.finish(3).rejected == 1
+
+
+def test_reasons_without_end_are_bounded(tmp_path: Path) -> None:
+    table = Table(join(tmp_path, "captions"))
+    table.begin(Settings())
+    table.commit("s1", captions(*[(str(n), "quarantined", f"frame {n} of the file is damaged") for n in range(500)]))
+    manifest = table.finish(500)
+    assert len(manifest.reasons) == 201
+    assert sum(manifest.reasons.values()) == 500
+    assert manifest.reasons["(other)"] == 300
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (captions(("a", "failed", "x")), r"status \['failed'\]; it must be one of ok, rejected, quarantined"),
+        (captions(("a", "ok", "slow")), "an ok row has an empty reason"),
+        (captions(("a", "ok", ""), ("b", "rejected", "")), "'b'.*every other row has one"),
+        (captions(("a", "ok", "")).drop_columns("text"), r"missing columns \['text'\]"),
+        (captions(("a", "ok", "")).append_column("extra", [[1]]), r"unknown columns \['extra'\]"),
+        (captions((None, "ok", "")), "1 rows have no clip_id"),  # type: ignore[arg-type]
+        (captions(("a", None, "")), "1 rows have no status"),  # type: ignore[arg-type]
+        (captions(("a", "ok", None)), "1 rows have no reason"),  # type: ignore[arg-type]
+        (captions(("a", "ok", "")).set_column(2, "text", [[b"\xff\xfe"]]), "shard s1 of captions"),
+    ],
+)
+def test_rows_that_break_the_schema_are_not_committed(tmp_path: Path, rows: pa.Table, told: str) -> None:
+    table = Table(join(tmp_path, "captions"))
+    with pytest.raises(ValueError, match=told):
+        table.commit("s1", rows)
+    assert table.shards() == []
+
+
+def test_only_lossless_casts_are_made(tmp_path: Path) -> None:
+    schema = pa.schema([("n", pa.int32()), ("status", pa.string()), ("reason", pa.string())])
+    table = Table(join(tmp_path, "numbers"))
+
+    def rows(value: Any) -> pa.Table:
+        return pa.table({"reason": [""], "status": ["ok"], "n": [value]})
+
+    table.commit("s1", rows(7), schema)
+    assert table.read("s1").schema.equals(schema), "columns are put in the schema's order and types"
+    for value in (2**40, 7.5):
+        with pytest.raises(ValueError, match="shard s2 of numbers"):
+            table.commit("s2", rows(value), schema)
+    with pytest.raises(ValueError, match="numbers is no known table; pass its schema"):
+        table.commit("s3", rows(1))
+
+
+@pytest.mark.parametrize("shard", ["", "a/b", "../a", ".hidden", "_run", "a b", "a\n", "é"])
+def test_names_that_could_leave_the_table_are_refused(tmp_path: Path, shard: str) -> None:
+    table = Table(join(tmp_path, "captions"))
+    for act in (lambda: table.commit(shard, OK), lambda: table.read(shard), lambda: table.pending([shard])):
+        with pytest.raises(ValueError, match="cannot name a shard"):
+            act()
+
+
+def test_a_missing_shard_is_a_missing_file(root: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        Table(join(root, "captions")).read("s1")
+
+
+def test_strangers_in_the_directory_are_no_shards(tmp_path: Path) -> None:
+    table = Table(join(tmp_path, "captions"))
+    table.commit("s1", OK)
+    for name in ("notes.txt", ".s2.parquet.tmp", "_s3.parquet"):
+        (tmp_path / "captions" / name).write_bytes(b"x")
+    (tmp_path / "captions" / "s4.parquet").mkdir()
+    assert table.shards() == ["s1"]
+
+
+COMMITTER = """
+import sys
+import pyarrow as pa
+from mimir_ray.storage import Table
+table = Table(sys.argv[1])
+print("ready", flush=True)
+for shard in range(10**9):
+    ids = [f"{shard}-{row}" for row in range(20000)]
+    blank = [""] * len(ids)
+    rows = pa.table({"clip_id": ids, "kind": blank, "text": ids, "status": ["ok"] * len(ids), "reason": blank})
+    table.commit(f"s{shard}", rows)
+"""
+
+
+def test_a_killed_stage_continues_with_what_is_pending(tmp_path: Path) -> None:
+    table = Table(join(tmp_path, "captions"))
+    table.begin(Settings())
+    with subprocess.Popen([sys.executable, "-c", COMMITTER, table.uri], stdout=subprocess.PIPE) as stage:
+        assert stage.stdout is not None
+        stage.stdout.readline()
+        while len(table.shards()) < 3:
+            time.sleep(0.002)
+        stage.send_signal(signal.SIGKILL)
+    done = table.shards()
+    expected = [f"s{number}" for number in range(len(done) + 2)]
+    table.begin(Settings())
+    assert table.pending(expected) == expected[-2:], "every shard before the kill is whole and stays"
+    for shard in table.pending(expected):
+        table.commit(shard, captions((shard, "ok", "")))
+    assert table.finish(20000 * len(done) + 2).ok == 20000 * len(done) + 2
+
+
+def test_the_endpoint_of_a_fake_store_is_part_of_the_location(s3: str) -> None:
+    system, path = filesystem(join(s3, "a", "b"))
+    assert isinstance(system, pafs.S3FileSystem)
+    assert path == "bucket/a/b"
