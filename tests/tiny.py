@@ -1,6 +1,6 @@
 """Tiny random models of the real classes, saved in diffusers' and transformers' layouts, for tests of every room.
 
-base = tiny_base(tmp_path / "base")             # a CogVideoX checkpoint: frames 64 x 64, 9 frames, latents 3 x 16 x 8 x 8
+base = tiny_base(tmp_path / "base")             # a CogVideoX checkpoint: 9 frames of 64 x 64, latents 3 x 16 x 8 x 8
 llm = tiny_llm(tmp_path / "llm")                # a Phi3 with tokenizer and chat template
 mimir = tiny_mimir(tmp_path / "mimir")          # a MimirPipeline layout
 """
@@ -30,9 +30,13 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-WORDS = """a an the and of in to is are video describe objects object colours colour motion order time spatial relations between
-red green blue yellow white purple circle square triangle ball box wedge moves left right up down then above below beside two three
-one small big still crimson azure something it rolls over . , : ?""".split()
+WORDS = [
+    *("a", "an", "the", "and", "of", "in", "to", "is", "are", "it", "one", "two", "three", "small", "big", "something"),
+    *("video", "describe", "objects", "object", "colours", "colour", "motion", "order", "time", "spatial", "relations"),
+    *("red", "green", "blue", "yellow", "white", "purple", "crimson", "azure", "circle", "square", "triangle", "ball"),
+    *("moves", "rolls", "still", "left", "right", "up", "down", "then", "above", "below", "beside", "between", "over"),
+    *("box", "wedge", ".", ",", ":", "?"),
+]
 
 
 def tiny_t5_tokenizer() -> PreTrainedTokenizerFast:

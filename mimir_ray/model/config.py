@@ -1,4 +1,4 @@
-"""Configuration of the model: which base, which LLM, how their tokens are fused. Imports neither torch nor transformers."""
+"""Configuration of the model: which base, which LLM, how their tokens are fused. Needs no torch."""
 
 from typing import Literal, Self
 

@@ -1,4 +1,4 @@
-"""Training objective (section 2.1, with v-prediction and zero terminal SNR, section 3.1). All schedule arithmetic is float32.
+"""Training objective (section 2.1; v-prediction and zero terminal SNR, section 3.1), its schedule in float32.
 
 Shapes: ``B T C h w`` latents, ``B N D`` text condition, ``B`` timesteps.
 """
@@ -16,8 +16,8 @@ from mimir_ray.model.rotary import rotary_embedding
 class Schedule:
     """sqrt(abar_t) and sqrt(1 - abar_t) of every training timestep, float32.
 
-    They come from the scheduler's own ``alphas_cumprod`` (scaled-linear betas, then the SNR shift, then the rescale to zero
-    terminal SNR), so that training and sampling cannot disagree.
+    They come from the scheduler's own ``alphas_cumprod`` (scaled-linear betas, then the SNR shift, then the rescale to
+    zero terminal SNR), so that training and sampling cannot disagree.
     """
 
     signal: Tensor

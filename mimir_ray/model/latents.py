@@ -1,6 +1,7 @@
 """Frames to latents and back through ``AutoencoderKLCogVideoX``, and which sizes that allows.
 
-Shapes: ``B F H W 3`` uint8 frames, ``B T C h w`` latents, ``B T 2C h w`` moments (mean, then log-variance, along the channels).
+Shapes: ``B F H W 3`` uint8 frames, ``B T C h w`` latents, ``B T 2C h w`` moments (mean, then log-variance, along the
+channels).
 """
 
 from typing import Any
@@ -56,7 +57,7 @@ def spatial_factor(vae_config: Any) -> int:
 
 @torch.no_grad()
 def encode_moments(vae: Any, frames: np.ndarray | Tensor) -> Tensor:
-    """Posterior moments of uint8 frames, B T 2C h w in the VAE's dtype. ``draw_latents`` samples them at training time."""
+    """Posterior moments of uint8 frames, B T 2C h w in the VAE's dtype, which ``draw_latents`` samples."""
     pixels = torch.as_tensor(frames).to(vae.device)
     video = (pixels.float() / 127.5 - 1).to(vae.dtype).permute(0, 4, 1, 2, 3)
     moments: Tensor = vae.encode(video).latent_dist.parameters
@@ -74,8 +75,8 @@ def draw_latents(moments: Tensor, scaling_factor: float, generator: torch.Genera
 def decode_frames(vae: Any, latents: Tensor) -> np.ndarray:
     """uint8 frames B F H W 3 of scaled latents.
 
-    A video has an odd number of latent frames (``check_size``); where T is even, the first one is the padding that a temporal
-    patch of 2 needed, and is dropped.
+    A video has an odd number of latent frames (``check_size``); where T is even, the first one is the padding that a
+    temporal patch of 2 needed, and is dropped.
     """
     latents = latents[:, 1 - latents.shape[1] % 2 :].permute(0, 2, 1, 3, 4)
     video = vae.decode(1 / vae.config.scaling_factor * latents.to(vae.dtype)).sample

@@ -53,7 +53,7 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
     """
 
     model_cpu_offload_seq = "text_encoder->llm->token_fuser->transformer->vae"
-    _optional_components = ["llm_tokenizer", "llm"]  # noqa: RUF012  (diffusers reads a plain list)
+    _optional_components = ["llm_tokenizer", "llm"]
 
     def __init__(
         self,
@@ -99,8 +99,9 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
     ) -> Self:
         """A fresh Mimir from any CogVideoX text-to-video checkpoint, directory or hub id.
 
-        Every weight of the base stays as it is. A 2B-style transformer gets room for the fuser's sequence length (its position
-        buffer is computed, not stored). Without ``llm`` the result is the base itself, with the fuser of the baseline cell.
+        Every weight of the base stays as it is. A 2B-style transformer gets room for the fuser's sequence length (its
+        position buffer is computed, not stored). Without ``llm`` the result is the base itself, with the fuser of the
+        baseline cell.
 
         Raises:
             UserError: a fuser that needs an LLM without one, or a base whose positions cannot take the longer text.
@@ -109,7 +110,8 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             fuser = FuserConfig() if llm is not None else FuserConfig.baseline()
         if fuser.decoder and llm is None:
             raise UserError(
-                "the fuser adds an LLM's tokens but no llm is named: name one, or set fuser.decoder=false (and norm, stabilizer)"
+                "the fuser adds an LLM's tokens but no llm is named: name one, or use FuserConfig.baseline(), "
+                "which sets decoder, norm, zero_conv and stabilizer to false"
             )
         where = {"revision": revision, "torch_dtype": torch_dtype}
         config = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", revision=revision)
@@ -134,7 +136,7 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         pipeline = CogVideoXPipeline.from_pretrained(base, transformer=transformer, **where)
         return cls(
             **pipeline.components,
-            token_fuser=token_fuser.to(torch_dtype).eval(),
+            token_fuser=torch.nn.Module.to(token_fuser, torch_dtype).eval(),
             llm_tokenizer=tokenizer,
             llm=model,
             language=(language or LanguageConfig()).model_dump(mode="json"),
@@ -177,7 +179,8 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         limit = self.t5_branch.max_length
         if (count := self.t5_branch.token_count(prompt)) > limit:
             raise UserError(
-                f"the prompt has {count} text tokens; this model reads {limit}: shorten it by {count - limit} tokens or more"
+                f"the prompt has {count} text tokens; this model reads {limit}: "
+                f"shorten it by {count - limit} tokens or more"
             )
 
     def default_size(self) -> tuple[int, int, int]:
@@ -248,7 +251,7 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             self.check_prompt(text)
         condition, null = self.condition(self.encode_prompt(prompts, seeds))
         sampler = self.sampler
-        state = sampler.start(
+        start = sampler.start(
             self.latent_shape(*size),
             seeds,
             num_inference_steps=num_inference_steps,
@@ -256,7 +259,8 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             dtype=condition.dtype,
             device=condition.device,
         )
-        for state in sampler.steps(state, condition, null):
+        state = start
+        for state in sampler.steps(start, condition, null):
             if on_step is not None:
                 on_step(state.step, state.num_inference_steps)
         frames = self.decode_latents(state.latents)

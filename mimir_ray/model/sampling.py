@@ -1,7 +1,7 @@
 """The only loop over timesteps: a ``DenoiseState`` that is stepped, saved, loaded and continued bit-identically.
 
-Each step is that of diffusers' ``CogVideoXPipeline``, operation for operation, so that results equal it bit for bit on the
-same embeddings and seed. Shapes: ``B T C h w`` latents, ``B N D`` text conditions.
+Each step is that of diffusers' ``CogVideoXPipeline``, operation for operation, so that results equal it bit for bit on
+the same embeddings and seed. Shapes: ``B T C h w`` latents, ``B N D`` text conditions.
 """
 
 import json
@@ -86,7 +86,8 @@ class _Plan:
 class Sampler:
     """Steps ``DenoiseState`` with a CogVideoX transformer and the DDIM or DPM scheduler of CogVideoX.
 
-    Holds no state of a run: any number of runs, of any number of steps, may take turns. The scheduler passed in is only read.
+    Holds no state of a run: any number of runs, of any number of steps, may take turns. The scheduler passed in is only
+    read.
     """
 
     def __init__(self, transformer: Any, scheduler: CogVideoXDDIMScheduler | CogVideoXDPMScheduler) -> None:
@@ -111,7 +112,7 @@ class Sampler:
     ) -> DenoiseState:
         """Noise of shape ``len(seeds)`` x ``latent_shape`` (T C h w), each row from its own seed whatever the batch.
 
-        Noise is drawn on the CPU in ``dtype`` (the condition's) and moved, so that a seed means the same on every device.
+        Noise is drawn on the CPU in ``dtype`` (the condition's), so that a seed means the same on every device.
         """
         device = torch.device(device)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -161,7 +162,7 @@ class Sampler:
         return self._advance(plan, state, velocity, condition.dtype)
 
     def steps(self, state: DenoiseState, condition: Tensor, null: Tensor | None = None) -> Iterator[DenoiseState]:
-        """Yield the state after each remaining step. The caller reports progress between them, and cancels by leaving."""
+        """Yield the state after each remaining step. The caller reports progress in between, and cancels by leaving."""
         while not state.finished:
             state = self.step(state, condition, null)
             yield state

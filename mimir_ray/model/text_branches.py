@@ -48,8 +48,9 @@ class T5Branch:
 class LLMBranch:
     """LLM tokens e_beta (query and answer) and instruction tokens e_i of any ``AutoModelForCausalLM``.
 
-    States are the last layer's after the final norm, ``hidden_states[-1]``. Rows are independent: each draws from a generator of
-    its own, seeded by (seed, text), so the batch a prompt is in changes its answer by no more than dtype rounding can.
+    States are the last layer's after the final norm, ``hidden_states[-1]``. Rows are independent: each draws from a
+    generator of its own, seeded by (seed, text), so the batch a prompt is in changes its answer by no more than dtype
+    rounding can.
     """
 
     def __init__(self, tokenizer: Any, model: Any, config: LanguageConfig | None = None) -> None:
@@ -101,7 +102,7 @@ class LLMBranch:
         return self._pool(self._states_texts(texts, answers)[1], len(prompts))
 
     def query_ids(self, text: str) -> list[int]:
-        """``text`` as the user's turn, in the tokenizer's chat format where it has one, up to where the answer begins."""
+        """``text`` as the user's turn, in the tokenizer's chat format where it has one, up to the answer."""
         if not self.tokenizer.chat_template:
             return list(self.tokenizer(text).input_ids)
         turn = [{"role": "user", "content": text}]
@@ -183,7 +184,7 @@ class LLMBranch:
         if limit is not None and longest + max_new_tokens > limit:
             raise UserError(
                 f"a question of {longest} tokens and an answer of up to {max_new_tokens} exceed the language model's "
-                f"context of {limit} tokens: shorten the prompt or set language.max_new_tokens to at most {limit - longest}"
+                f"context of {limit} tokens: shorten the prompt or lower language.max_new_tokens"
             )
 
 

@@ -54,11 +54,11 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     ``stabilizer_join="concat"`` returns e and e_s along the sequence (N + 4 tokens, the paper); ``"residual"`` adds
     Z_s(e_s) to the last four of the N tokens. Without ``zero_conv`` the LLM tokens reach the sum through a fixed
-    norm-preserving projection (the identity where the widths agree), so that no learnt adapter takes the zero-conv's place.
+    norm-preserving projection (the identity where the widths agree), so that no learnt adapter takes its place.
 
-    The null condition (no text) puts ``null_token``, zeros stored in the checkpoint, in place of every token of e, and zeros in
-    place of e_i; the learnable tokens belong to the model, not to the text, and stay. ``keep`` in ``fuse`` gives exactly that
-    condition row by row.
+    The null condition (no text) puts ``null_token``, zeros stored in the checkpoint, in place of every token of e, and
+    zeros in place of e_i; the learnable tokens belong to the model, not to the text, and stay. ``keep`` in ``fuse``
+    gives exactly that condition row by row.
 
     Args:
         text_dim: width D of the T5 tokens, the DiT's ``text_embed_dim``.
@@ -180,7 +180,8 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         alpha = self.config.alpha if self.llm_alpha is None else self.llm_alpha
         e_beta = alpha * e_beta
         self._mean_squares = _mean_square(e_theta, None), _mean_square(e_beta, mask)
-        return e_theta + e_beta
+        fused: Tensor = e_theta + e_beta
+        return fused
 
     def telemetry(
         self,
@@ -189,9 +190,9 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> dict[str, float]:
         """What the fuser has learnt, as plain numbers (reading them waits for the device).
 
-        Norms of the zero-convs' weights, mean absolute scale, alpha, RMS of e_theta and alpha * e_beta in the last ``fuse`` and
-        the latter over the former, and the gradient norm of each branch (theta, beta, stabilizer) where gradients exist.
-        A sharding optimiser passes ``value`` and ``gradient`` that gather a whole parameter.
+        Norms of the zero-convs' weights, mean absolute scale, alpha, RMS of e_theta and alpha * e_beta in the last
+        ``fuse`` and the latter over the former (0 when fresh), and the gradient norm of each branch (theta, beta,
+        stabilizer) where gradients exist. A sharding optimiser passes ``value`` and ``gradient`` that gather it whole.
         """
         report: dict[str, float] = {}
         for name in ("theta", "beta", "stabilizer"):
@@ -240,5 +241,5 @@ def _isometry(source: int, target: int, seed: int) -> Tensor:
     gaussian = torch.randn(wide, narrow, generator=generator, device="cpu", dtype=torch.float64)
     basis, triangle = torch.linalg.qr(gaussian)
     basis = basis * triangle.diagonal().sign()  # makes the factorisation unique
-    matrix = basis.T if source <= target else basis * math.sqrt(source / target)
+    matrix: Tensor = basis.T if source <= target else basis * math.sqrt(source / target)
     return matrix.float().contiguous()
