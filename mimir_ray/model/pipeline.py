@@ -16,6 +16,7 @@ from diffusers import (
     DiffusionPipeline,
 )
 from diffusers.loaders import CogVideoXLoraLoaderMixin
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -144,8 +145,8 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
 
     @classmethod
     def from_model_config(cls, config: ModelConfig) -> Self:
-        """A fresh Mimir as a recipe names it."""
-        fuser = config.fuser if config.llm is not None else FuserConfig.baseline()
+        """A fresh Mimir as a recipe names it; without an LLM, its base."""
+        fuser = config.fuser if config.llm is not None or not config.fuser.decoder else FuserConfig.baseline()
         return cls.from_base(
             config.base,
             config.llm,
@@ -155,6 +156,12 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             revision=config.revision,
             llm_revision=config.llm_revision,
         )
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Fetch a whole repository of the hub; diffusers' own would refuse a component whose class it does not ship."""
+        passed = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+        return str(snapshot_download(pretrained_model_name, **{name: kwargs[name] for name in passed if name in kwargs}))
 
     @property
     def t5_branch(self) -> T5Branch:
