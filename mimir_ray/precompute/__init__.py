@@ -1,0 +1,9 @@
+"""Clips become latents and captions become token states, once, before training, on Ray Data.
+
+summary = precompute("runs/mine/data", recipe.model, recipe.precompute)
+"""
+
+from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
+from mimir_ray.precompute.pipeline import PrecomputeSummary, Progress, precompute
+
+__all__ = ["ActorPool", "PrecomputeConfig", "PrecomputeSummary", "Progress", "precompute"]

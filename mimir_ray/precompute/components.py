@@ -1,0 +1,87 @@
+"""The parts of a checkpoint that precompute needs, each alone: an actor loads one encoder, never the whole pipeline."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from mimir_ray.config import UserError
+from mimir_ray.model.config import ModelConfig
+from mimir_ray.storage import content_id, file_id
+
+
+def read_config(model: ModelConfig, part: str) -> SimpleNamespace:
+    """The configuration of ``part`` ("vae", "transformer") of the base, without loading its weights.
+
+    Raises UserError where the base has no such part.
+    """
+    if Path(model.base).is_dir():
+        path = Path(model.base, part, "config.json")
+    else:
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download(model.base, f"{part}/config.json", revision=model.revision))
+    if not path.is_file():
+        raise UserError(f"{model.base} has no {part}/config.json; name a CogVideoX checkpoint directory or hub id")
+    return SimpleNamespace(**json.loads(path.read_text()))
+
+
+def identity(name: str, revision: str | None, *parts: str) -> str:
+    """What a cached row depends on: the content of those subfolders of a checkpoint directory (of all of it without
+    ``parts``), wherever the directory lies; or the hub id with its revision."""
+    root = Path(name)
+    if not root.is_dir():
+        return f"{name}@{revision or 'main'}"
+    files = sorted(path for part in parts or (".",) for path in (root / part).rglob("*") if path.is_file())
+    return content_id(*(text for path in files for text in (path.relative_to(root).as_posix(), file_id(path))))
+
+
+def text_length(model: ModelConfig) -> int:
+    """Number of T5 tokens of the model's text condition."""
+    return model.fuser.text_length or int(read_config(model, "transformer").max_text_seq_length)
+
+
+def device(num_gpus: float) -> str:
+    """Where an actor that reserves ``num_gpus`` computes; one without a GPU uses the one thread that it has."""
+    import torch
+
+    if num_gpus > 0:
+        return "cuda"
+    torch.set_num_threads(1)
+    return "cpu"
+
+
+def load_vae(model: ModelConfig, num_gpus: float) -> Any:
+    """The base's VAE."""
+    import torch
+    from diffusers import AutoencoderKLCogVideoX
+
+    load: Any = AutoencoderKLCogVideoX.from_pretrained
+    vae = load(model.base, subfolder="vae", revision=model.revision, torch_dtype=getattr(torch, model.dtype))
+    return vae.to(device(num_gpus)).eval()
+
+
+def load_t5(model: ModelConfig, num_gpus: float) -> Any:
+    """The base's T5 as a branch."""
+    import torch
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    from mimir_ray.model.text_branches import T5Branch
+
+    load: Any = T5EncoderModel.from_pretrained
+    encoder = load(model.base, subfolder="text_encoder", revision=model.revision, dtype=getattr(torch, model.dtype))
+    tokenizer = AutoTokenizer.from_pretrained(model.base, subfolder="tokenizer", revision=model.revision)
+    return T5Branch(tokenizer, encoder.to(device(num_gpus)).eval(), text_length(model))
+
+
+def load_llm(model: ModelConfig, num_gpus: float) -> Any:
+    """The language model as a branch."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mimir_ray.model.text_branches import LLMBranch
+
+    load: Any = AutoModelForCausalLM.from_pretrained
+    llm = load(model.llm, revision=model.llm_revision, dtype=getattr(torch, model.dtype))
+    tokenizer = AutoTokenizer.from_pretrained(model.llm, revision=model.llm_revision)
+    return LLMBranch(tokenizer, llm.to(device(num_gpus)).eval(), model.language)

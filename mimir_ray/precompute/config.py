@@ -1,0 +1,50 @@
+"""What `mimir precompute` can be told. Imports neither torch nor ray."""
+
+from pydantic import Field
+
+from mimir_ray.config import Config
+from mimir_ray.records import StateDtype
+
+
+class ActorPool(Config):
+    """The actors of one encoder: how many there are, what each one reserves, and how much it takes at a time."""
+
+    actors: int = Field(1, ge=1)
+    num_cpus: float = Field(0.5, ge=0)
+    """An actor computes on one thread or on its GPU. Half a CPU is what it reserves, so that the three encoders, which
+    wait for each other's shards, fit on a machine of two cores together."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs of one actor, fractions included; 0 encodes on the CPU."""
+    batch: int = Field(ge=1)
+    """Clips or texts in one forward pass."""
+
+
+class PrecomputeConfig(Config):
+    """How clips become latents and captions become token states.
+
+    Which models do it, in which precision, and what the LLM is asked, is `ModelConfig`.
+    """
+
+    num_frames: int = Field(ge=1)
+    """Frames that the video transformer is trained on."""
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    sample_fps: float | None = Field(None, gt=0)
+    """None spreads the frames evenly over the whole clip (9 of 65 frames: every 8th). A number takes them at that rate
+    from the middle of the clip, and a clip too short for that is rejected."""
+    decode_timeout_s: float = Field(60.0, gt=0)
+    """Wall time after which a clip that does not decode is quarantined."""
+
+    answers: int = Field(1, ge=1)
+    """Sampled LLM answers kept per caption (K): answer k is the one the pipeline gives with the seed ``seed + k``."""
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    dtype: StateDtype = "float16"
+    """Number format of stored latents and states."""
+
+    latents: ActorPool = ActorPool(batch=8)
+    t5_tokens: ActorPool = ActorPool(batch=64)
+    llm_tokens: ActorPool = ActorPool(batch=64)
+
+    failed_shards: int = Field(3, ge=0)
+    """A shard is given up when its actor failed on it. The others go on until more than this many were given up."""

@@ -1,0 +1,158 @@
+"""Clips -> latents, captions -> T5 tokens, captions -> LLM tokens: rows in, rows out, no file and no Ray.
+
+Every function returns one row per input, in order. What cannot be encoded becomes a quarantined row with its reason,
+alone: when a batch fails, its members are encoded one by one.
+
+Shapes: ``F H W`` frames, ``T h w`` latents, ``C`` latent channels, ``N`` T5 tokens, ``L`` LLM tokens, ``D`` width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mimir_ray.config import UserError
+from mimir_ray.model.latents import encode_moments
+from mimir_ray.model.text_branches import LLMBranch, T5Branch
+from mimir_ray.precompute.config import PrecomputeConfig
+from mimir_ray.precompute.frames import TooShort, fit_frames, select_frames
+from mimir_ray.records import Clip, StateDtype, pack_array
+from mimir_ray.video import VideoError
+
+Row = dict[str, Any]
+ReadFrames = Callable[[Clip, Sequence[int]], npt.NDArray[np.uint8]]
+"""Frames of a clip (F H W 3) by their indices within the clip; raises where they cannot be had."""
+
+In = TypeVar("In")
+
+
+def latent_rows(clips: Sequence[Clip], read: ReadFrames, vae: Any, config: PrecomputeConfig) -> list[Row]:
+    """Posterior moments of each clip (mean | log-variance along C, T 2C h w); training draws from them each time."""
+    rows: list[Row] = []
+    for start in range(0, len(clips), config.latents.batch):
+        rows += _latent_batch(clips[start : start + config.latents.batch], read, vae, config)
+    return rows
+
+
+def _latent_batch(clips: Sequence[Clip], read: ReadFrames, vae: Any, config: PrecomputeConfig) -> list[Row]:
+    rows: list[Row] = [{"clip_id": clip.clip_id} for clip in clips]
+    readable: list[tuple[Row, npt.NDArray[np.uint8]]] = []
+    for clip, row in zip(clips, rows, strict=True):
+        try:
+            row["frame_indices"] = select_frames(clip.frames, clip.fps, config.num_frames, config.sample_fps)
+            frames = fit_frames(read(clip, row["frame_indices"]), config.height, config.width)
+        except TooShort as error:
+            row |= {"status": "rejected", "reason": str(error)}
+        except Exception as error:
+            row |= _quarantined(error)
+        else:
+            readable.append((row, frames))
+
+    def encode(batch: Sequence[npt.NDArray[np.uint8]]) -> list[Row]:
+        return [
+            {"moments": _pack(moments, config.dtype), "shape": list(moments.shape)}
+            for moments in encode_moments(vae, np.stack(batch))
+        ]
+
+    encoded = _each([frames for _, frames in readable], config.latents.batch, encode)
+    for (row, _), result in zip(readable, encoded, strict=True):
+        row |= _stored(result, config)
+    return rows
+
+
+def t5_rows(captions: Sequence[Mapping[str, str]], branch: T5Branch, config: PrecomputeConfig) -> list[Row]:
+    """All N token states of each caption (clip_id, kind, text), pads included, as CogVideoX attends to them."""
+
+    def encode(texts: Sequence[str]) -> list[Row]:
+        return [
+            {"states": _pack(states, config.dtype), "length": states.shape[0], "width": states.shape[1]}
+            for states in branch.encode(texts)
+        ]
+
+    return _text_rows(captions, encode, config.t5_tokens.batch, config)
+
+
+def llm_rows(captions: Sequence[Mapping[str, str]], branch: LLMBranch, config: PrecomputeConfig) -> list[Row]:
+    """Query states once, K sampled answers (seeds ``seed`` .. ``seed + K - 1``) with states, and instruction tokens.
+
+    The instruction tokens are those of the first seed: the row holds what ``MimirPipeline.encode_prompt`` gives for it.
+    """
+
+    def encode(texts: Sequence[str]) -> list[Row]:
+        rows: list[Row] = []
+        for k in range(config.answers):
+            seed = config.seed + k
+            token_ids = branch.answer(texts, [seed] * len(texts))
+            queries, answers = branch.states(texts, token_ids)
+            if k == 0:
+                instructions = branch.instructions(texts, [seed] * len(texts))
+                rows = [
+                    {
+                        "query_states": _pack(query, config.dtype),
+                        "query_length": query.shape[0],
+                        "width": query.shape[1],
+                        "instruction_states": _pack(instruction, config.dtype),
+                        "answers": [],
+                    }
+                    for query, instruction in zip(queries, instructions, strict=True)
+                ]
+            for row, ids, states in zip(rows, token_ids, answers, strict=True):
+                packed = _pack(states, config.dtype)
+                row["answers"].append({"seed": seed, "token_ids": ids, "states": packed, "length": len(ids)})
+        return rows
+
+    return _text_rows(captions, encode, config.llm_tokens.batch, config)
+
+
+def _text_rows(
+    captions: Sequence[Mapping[str, str]],
+    encode: Callable[[Sequence[str]], list[Row]],
+    batch: int,
+    config: PrecomputeConfig,
+) -> list[Row]:
+    """One row per caption; equal texts are encoded once, and texts of like length together (a batch is padded)."""
+    texts = sorted({caption["text"] for caption in captions}, key=lambda text: (len(text), text))
+    encoded = dict(zip(texts, _each(texts, batch, encode), strict=True))
+    return [
+        {"clip_id": caption["clip_id"], "kind": caption["kind"], "text": caption["text"]}
+        | _stored(encoded[caption["text"]], config)
+        for caption in captions
+    ]
+
+
+def _each(items: Sequence[In], batch: int, encode: Callable[[Sequence[In]], list[Row]]) -> list[Row | Exception]:
+    """``encode`` over batches; a batch that raises is taken apart, so that only the member at fault has the exception.
+
+    Raises UserError where the GPU's memory does not hold a batch: that is about the configuration, not about a row.
+    """
+    results: list[Row | Exception] = []
+    for start in range(0, len(items), batch):
+        members = items[start : start + batch]
+        try:
+            results += encode(members)
+        except torch.OutOfMemoryError as error:
+            remedy = "lower the batch of the actor pool, or give it a larger GPU"
+            raise UserError(f"a batch of {len(members)} does not fit the GPU's memory ({error}): {remedy}") from error
+        except Exception as error:
+            results += [error] if len(members) == 1 else _each(members, 1, encode)
+    return results
+
+
+def _stored(result: Row | Exception, config: PrecomputeConfig) -> Row:
+    if isinstance(result, Exception):
+        return _quarantined(result)
+    return {**result, "dtype": config.dtype, "status": "ok", "reason": ""}
+
+
+def _quarantined(error: Exception) -> Row:
+    """A message for people as it is; any other exception with its type."""
+    told = isinstance(error, VideoError | UserError)
+    reason = str(error) if told else f"{type(error).__name__}: {error}"
+    return {"status": "quarantined", "reason": reason.strip()[:500] or type(error).__name__}
+
+
+def _pack(tensor: Tensor, dtype: StateDtype) -> bytes:
+    return pack_array(tensor.float().cpu().numpy(), dtype)

@@ -1,0 +1,45 @@
+"""Which frames of a clip the model sees, and how they are brought to its size."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TooShort(Exception):
+    """The clip has fewer frames than the selection needs; the message is the reject's reason."""
+
+
+def select_frames(frames: int, fps: float, num_frames: int, sample_fps: float | None) -> list[int]:
+    """Indices of `num_frames` evenly spaced frames of a clip of `frames` frames, around its middle.
+
+    Without `sample_fps` the widest integer stride that the clip allows: 65 frames, 9 wanted -> 0, 8, ..., 64.
+    With it, the frames nearest to that rate. Raises TooShort where the clip does not hold them.
+    """
+    stride = float(max(1, (frames - 1) // max(1, num_frames - 1))) if sample_fps is None else fps / sample_fps
+    if stride < 1:
+        raise TooShort(f"clip has {fps:g} frames a second, {sample_fps:g} wanted; lower precompute.sample_fps")
+    needed = round((num_frames - 1) * stride) + 1
+    if frames < needed:
+        raise TooShort(
+            f"clip has {frames} frames, {num_frames} at stride {stride:g} need {needed}; "
+            "lower precompute.num_frames or raise precompute.sample_fps"
+        )
+    first = (frames - needed) // 2
+    return [first + round(i * stride) for i in range(num_frames)]
+
+
+def fit_frames(frames_FHWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Scale F x H x W x 3 frames until they cover height x width, and cut out the centre. Equal size: unchanged."""
+    _, source_height, source_width, _ = frames_FHWC.shape
+    if (source_height, source_width) == (height, width):
+        return frames_FHWC
+    scale = max(height / source_height, width / source_width)
+    size = (max(width, round(source_width * scale)), max(height, round(source_height * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    fitted = np.empty((len(frames_FHWC), height, width, 3), np.uint8)
+    for target, frame in zip(fitted, frames_FHWC, strict=True):
+        target[:] = cv2.resize(frame, size, interpolation=method)[top : top + height, left : left + width]
+    return fitted

@@ -1,0 +1,71 @@
+"""What the rows of each table depend on: the configuration that `Table.begin` compares.
+
+Each table has a key of its own, so that another LLM makes `llm_tokens` stale and leaves the other tables alone.
+How many actors and which batch made a row is in none of them.
+"""
+
+from mimir_ray.config import Config
+from mimir_ray.model.config import LanguageConfig, ModelConfig
+from mimir_ray.precompute.components import identity, text_length
+from mimir_ray.precompute.config import PrecomputeConfig
+
+
+class LatentsKey(Config):
+    """VAE, frame selection and number formats."""
+
+    vae: str
+    num_frames: int
+    height: int
+    width: int
+    sample_fps: float | None
+    compute_dtype: str
+    dtype: str
+
+
+class T5Key(Config):
+    """T5 with its tokenizer, length and number formats."""
+
+    text_encoder: str
+    text_length: int
+    compute_dtype: str
+    dtype: str
+
+
+class LLMKey(Config):
+    """LLM with its tokenizer, what it is asked, how often and with which seed, and number formats."""
+
+    llm: str
+    language: LanguageConfig
+    answers: int
+    seed: int
+    compute_dtype: str
+    dtype: str
+
+
+def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config]:
+    """Key of every table that a run with these configurations writes; no `llm_tokens` without an LLM branch."""
+    formats = {"compute_dtype": model.dtype, "dtype": config.dtype}
+    keys: dict[str, Config] = {
+        "latents": LatentsKey(
+            vae=identity(model.base, model.revision, "vae"),
+            num_frames=config.num_frames,
+            height=config.height,
+            width=config.width,
+            sample_fps=config.sample_fps,
+            **formats,
+        ),
+        "t5_tokens": T5Key(
+            text_encoder=identity(model.base, model.revision, "text_encoder", "tokenizer"),
+            text_length=text_length(model),
+            **formats,
+        ),
+    }
+    if model.llm is not None and model.fuser.decoder:
+        keys["llm_tokens"] = LLMKey(
+            llm=identity(model.llm, model.llm_revision),
+            language=model.language,
+            answers=config.answers,
+            seed=config.seed,
+            **formats,
+        )
+    return keys

@@ -1,0 +1,192 @@
+"""`precompute`: the clips and captions of a data root become latents and token states, shard by shard, on Ray Data."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from mimir_ray.config import Config, UserError
+from mimir_ray.model.config import ModelConfig
+from mimir_ray.precompute.components import read_config
+from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
+from mimir_ray.precompute.inputs import has_carried, ok_captions, ok_clips
+from mimir_ray.precompute.keys import table_keys
+from mimir_ray.storage import Manifest, Table, join
+
+if TYPE_CHECKING:
+    import ray.data
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running precompute is."""
+
+    shards_done: int
+    shards: int
+    rows: dict[str, int]
+    """Rows committed by this run, by table."""
+    seconds: float
+
+
+class PrecomputeSummary(Config):
+    """What a finished precompute holds."""
+
+    tables: dict[str, Manifest]
+    clips: int
+    """Clips that passed curation: the inputs."""
+    rows_encoded: dict[str, int]
+    """Rows that this run encoded, by table; what an earlier run committed is not among them."""
+    busy_s: dict[str, float]
+    """Time that this run's actors spent encoding, by table."""
+    seconds: float
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows of all tables that this run encoded, per second of its wall time."""
+        return sum(self.rows_encoded.values()) / self.seconds if self.seconds else 0.0
+
+
+def precompute(
+    data: str,
+    model: ModelConfig,
+    config: PrecomputeConfig,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> PrecomputeSummary:
+    """Write `latents`, `t5_tokens` and, where the model has an LLM, `llm_tokens` beside `clips` and `captions`.
+
+    Runs inside an initialised Ray. Committed shards are not touched; a run that was killed goes on where it was.
+    ``overwrite`` replaces the tables that another configuration made, and only those.
+
+    Raises:
+        UserError: curation is not finished, a table is of another configuration, or the model cannot take the size.
+        RuntimeError: shards that could not be encoded, by name; running again tries them again.
+    """
+    from mimir_ray.model.latents import check_size
+
+    began_s = time.monotonic()
+    vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
+    check_size(vae, transformer, config.num_frames, config.height, config.width)
+    shards = _curated_shards(data)
+    tables = _open_tables(data, table_keys(model, config), set(shards), overwrite)
+    pending = _pending(tables, shards)
+    waiting = ", ".join(f"{len(todo)} for {name}" for name, todo in pending.items())
+    logger.info("precompute: %d shards, pending %s", len(shards), waiting)
+    rows: dict[str, int] = dict.fromkeys(tables, 0)
+    busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
+    total = len(set().union(*pending.values()))
+    for done, facts in enumerate(_run(data, model, config, pending) if total else (), start=1):
+        for name in tables:
+            rows[name] += int(facts.get(f"{name}_rows", 0))
+            busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
+        seconds = time.monotonic() - began_s
+        logger.info("precompute: %d/%d shards, %.0f rows/s", done, total, sum(rows.values()) / seconds)
+        if on_progress is not None:
+            on_progress(Progress(shards_done=done, shards=total, rows=dict(rows), seconds=seconds))
+    if missing := {name: todo for name, table in tables.items() if (todo := table.pending(shards))}:
+        listed = "; ".join(f"{name}: {', '.join(todo[:5])} ({len(todo)} in all)" for name, todo in missing.items())
+        raise RuntimeError(f"shards were given up ({listed}); Ray's log has the reason; run again to try them again")
+    inputs = _count_inputs(data, shards)
+    return PrecomputeSummary(
+        tables={name: table.finish(inputs[name]) for name, table in tables.items()},
+        clips=inputs["latents"],
+        rows_encoded=rows,
+        busy_s=busy_s,
+        seconds=time.monotonic() - began_s,
+    )
+
+
+def plan(data: str, model: ModelConfig, config: PrecomputeConfig, pending: dict[str, list[str]]) -> "ray.data.Dataset":
+    """The whole pipeline: shard names -> VAE -> T5 -> LLM, each stage one pool of actors that hold one encoder each.
+
+    A stage none of whose shards is pending is left out, with its model.
+    """
+    import ray.data
+
+    from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
+
+    names = sorted(set().union(*pending.values()))
+    todo = {table: set(shards) for table, shards in pending.items()}
+    dataset: ray.data.Dataset = ray.data.from_items(  # one row, and one block, a shard: stages overlap shard by shard
+        [{"shard": name} | {table: name in todo[table] for table in pending} for name in names],
+        override_num_blocks=len(names),
+    )
+    encoders: dict[str, Any] = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
+    for table in pending:  # 1 shard name in, 1 shard name with counts out; the rows go to files
+        if todo[table]:
+            pool: ActorPool = getattr(config, table)
+            dataset = dataset.map_batches(
+                encoders[table],
+                batch_size=1,
+                fn_constructor_args=(data, model, config),
+                compute=ray.data.ActorPoolStrategy(size=pool.actors),
+                num_cpus=pool.num_cpus,  # decoding and tokenising; without a GPU also the encoder's one thread
+                num_gpus=pool.num_gpus,  # one copy of one encoder
+                max_restarts=3,  # the default is for ever: a shard that kills its actor would be tried without end
+                max_task_retries=1,
+            )
+    dataset.context.max_errored_blocks = config.failed_shards
+    return dataset
+
+
+def _run(data: str, model: ModelConfig, config: PrecomputeConfig, pending: dict[str, list[str]]) -> Any:
+    """Execute the plan; yields one row of facts for each shard. A UserError of an actor is raised as itself."""
+    import ray.exceptions
+
+    try:
+        yield from plan(data, model, config, pending).iter_rows()
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
+
+
+def _curated_shards(data: str) -> list[str]:
+    clips, captions = Table(join(data, "clips")), Table(join(data, "captions"))
+    for table in (clips, captions):
+        if table.manifest() is None:
+            raise UserError(f"{table.uri} is not finished; run `mimir curate SOURCE --out {data}` to its end first")
+    shards = clips.shards()
+    if captions.shards() != shards:
+        raise UserError(f"the shards of clips and captions under {data} differ; run `mimir curate` again")
+    return shards
+
+
+def _open_tables(data: str, keys: dict[str, Config], expected: set[str], overwrite: bool) -> dict[str, Table]:
+    """Begin every table; shards of clips that are no longer there are dropped."""
+    tables = {name: Table(join(data, name)) for name in keys}
+    for name, table in tables.items():
+        try:
+            table.begin(keys[name])
+        except UserError:
+            if not overwrite:
+                raise
+            table.begin(keys[name], overwrite=True)
+        table.drop([shard for shard in table.shards() if shard not in expected])
+    return tables
+
+
+def _pending(tables: dict[str, Table], shards: list[str]) -> dict[str, list[str]]:
+    """Shards to encode, by table. Where an earlier table's shard is encoded anew, rows that were carried over from it
+    may now be ok: their shard is encoded anew too."""
+    pending = {name: table.pending(shards) for name, table in tables.items()}
+    for upstream, table in pairwise(tables.values()):
+        again = set(pending[upstream.name]) - set(pending[table.name])
+        table.drop(shard for shard in again if has_carried(table, shard, upstream))
+        pending[table.name] = table.pending(shards)
+    return pending
+
+
+def _count_inputs(data: str, shards: list[str]) -> dict[str, int]:
+    """Inputs of each table, counted from what curation wrote, a shard at a time."""
+    clips = sum(len(ok_clips(data, shard)) for shard in shards)
+    captions = sum(len(ok_captions(data, shard)) for shard in shards)
+    return {"latents": clips, "t5_tokens": captions, "llm_tokens": captions}

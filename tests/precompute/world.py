@@ -1,0 +1,101 @@
+"""A small curated data root and tiny models for it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mimir_ray.model.config import LanguageConfig, ModelConfig
+from mimir_ray.precompute import ActorPool, PrecomputeConfig
+from mimir_ray.records import SCHEMAS
+from mimir_ray.storage import Table
+from mimir_ray.video import write_mp4
+from tests.tiny import tiny_base, tiny_llm
+
+CAPTIONS = ("a red ball moves left", "red ball", "a blue triangle above a green square")
+CONFIG = PrecomputeConfig(
+    num_frames=9, height=64, width=64, answers=2, latents=ActorPool(batch=3), llm_tokens=ActorPool(batch=4)
+)
+
+
+def tiny_model(folder: Path) -> ModelConfig:
+    """A CogVideoX base and a Phi3."""
+    language = LanguageConfig(max_new_tokens=6)
+    return ModelConfig(base=str(tiny_base(folder / "base")), llm=str(tiny_llm(folder / "llm")), language=language)
+
+
+def curated(root: Path, shards: int = 3, clips_per_shard: int = 3) -> Path:
+    """Tables `clips` and `captions` as curation leaves them: mp4 files of 65 frames, two captions a clip.
+
+    Each shard also has a clip that curation rejected; the first has one whose file is cut off.
+    """
+    videos = root / "videos"
+    videos.mkdir(parents=True)
+    clip_rows: dict[str, list[dict[str, Any]]] = {}
+    caption_rows: dict[str, list[dict[str, Any]]] = {}
+    for shard in range(shards):
+        name = f"shard-{shard}"
+        clip_rows[name], caption_rows[name] = [], []
+        for index in range(clips_per_shard + 1):
+            clip_id = f"clip-{shard}-{index}"
+            path = videos / f"{clip_id}.mp4"
+            write_mp4(path, moving_square(seed=10 * shard + index), fps=16.0)
+            rejected = index == clips_per_shard
+            clip_rows[name].append(clip_row(clip_id, path) | (_REJECTED if rejected else _OK))
+            texts = (CAPTIONS[index % len(CAPTIONS)], f"{CAPTIONS[2]} {index}")
+            caption_rows[name] += [
+                {"clip_id": clip_id, "kind": kind, "text": text} | _OK
+                for kind, text in zip(("short", "long"), texts, strict=True)
+            ]
+    broken = videos / "clip-0-1.mp4"
+    broken.write_bytes(broken.read_bytes()[:400])
+    commit(root, "clips", clip_rows)
+    commit(root, "captions", caption_rows)
+    return root
+
+
+def commit(root: Path, name: str, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Write a finished table."""
+    table = Table(str(root / name))
+    table.begin(LanguageConfig())
+    for shard, members in rows.items():
+        table.commit(shard, pa.Table.from_pylist(list(members), schema=SCHEMAS[name]))
+    table.finish(sum(map(len, rows.values())))
+
+
+def clip_row(clip_id: str, path: Path, frames: int = 65, fps: float = 16.0) -> dict[str, Any]:
+    """A row of `clips`."""
+    return {
+        "clip_id": clip_id,
+        "video_id": f"video-{clip_id}",
+        "path": str(path),
+        "start_s": 0.0,
+        "end_s": frames / fps,
+        "frames": frames,
+        "width_px": 64,
+        "height_px": 64,
+        "fps": fps,
+        "duration_s": frames / fps,
+    }
+
+
+def moving_square(seed: int, frames: int = 65, height: int = 64, width: int = 64) -> np.ndarray:
+    """F H W 3 uint8: a coloured square that moves to the right."""
+    generator = np.random.default_rng(seed)
+    colour = generator.integers(60, 255, 3)
+    video = np.full((frames, height, width, 3), 40, np.uint8)
+    for index, frame in enumerate(video):
+        left = 2 + index * (width - 24) // frames
+        frame[20:40, left : left + 20] = colour
+    return video
+
+
+def rows_of(root: Path, name: str) -> list[dict[str, Any]]:
+    """Every row of a table, shard by shard."""
+    return [row for shard in Table(str(root / name)).scan() for row in shard.to_pylist()]
+
+
+_OK = {"status": "ok", "reason": ""}
+_REJECTED = {"status": "rejected", "reason": "motion 0 is not above 0.001"}
