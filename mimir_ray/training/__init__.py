@@ -1,0 +1,11 @@
+"""Fine-tuning of the token fuser and the video transformer with Ray Train and DeepSpeed ZeRO.
+
+    summary = train("runs/first/data", "runs/first/train", model, config)
+
+The text encoders and the VAE take no part: their tables (``latents``, ``t5_tokens``, ``llm_tokens``) are read instead.
+"""
+
+from mimir_ray.training.config import CaptionWeights, TrainingConfig
+from mimir_ray.training.train import TrainingSummary, train
+
+__all__ = ["CaptionWeights", "TrainingConfig", "TrainingSummary", "train"]

@@ -1,0 +1,53 @@
+"""metrics.jsonl: one line of JSON per interval of steps, on any file system."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from mimir_ray.storage import absolute, exists, filesystem, read_bytes, write_bytes
+
+Row = dict[str, Any]
+"""``step``, ``loss``, ``gradient_norm``, ``learning_rate``, ``samples_per_s``, ``remaining_s`` and telemetry."""
+
+
+def read_metrics(uri: str) -> list[Row]:
+    """The lines written so far; a line that a kill cut short is passed over."""
+    if not exists(uri):
+        return []
+    rows = []
+    for line in read_bytes(uri).splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class MetricsFile:
+    """Appends rows. Object stores cannot append, so there the file is written whole at every ``flush``."""
+
+    def __init__(self, uri: str, resumed_step: int) -> None:
+        """Keep what an earlier attempt wrote up to ``resumed_step``; the rest will be computed again."""
+        self._uri = absolute(uri)
+        self._appends = isinstance(filesystem(self._uri)[0], pafs.LocalFileSystem)
+        self._lines = [_line(row) for row in read_metrics(self._uri) if row["step"] <= resumed_step]
+        write_bytes(self._uri, "".join(self._lines).encode())
+
+    def append(self, row: Row) -> None:
+        """Add a row; on a local file system it is there at once."""
+        if self._appends:
+            with Path(self._uri).open("a", encoding="utf-8") as stream:
+                stream.write(_line(row))
+        else:
+            self._lines.append(_line(row))
+
+    def flush(self) -> None:
+        """Make every row visible."""
+        if not self._appends:
+            write_bytes(self._uri, "".join(self._lines).encode())
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"

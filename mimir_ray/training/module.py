@@ -1,0 +1,133 @@
+"""What is trained: transformer and token fuser as one module whose forward is the loss.
+
+One module, so that ZeRO sees every parameter; no T5, LLM or VAE, so that their memory is free for training.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mimir_ray.config import UserError, differences
+from mimir_ray.model import diffusion
+from mimir_ray.model.config import FuserConfig, ModelConfig
+from mimir_ray.training.batches import Batch
+from mimir_ray.training.config import TrainingConfig
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingModule(nn.Module):
+    """Transformer and token fuser of one checkpoint."""
+
+    def __init__(self, transformer: Any, token_fuser: Any, schedule: diffusion.Schedule) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.token_fuser = token_fuser
+        self.schedule = schedule
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean loss and the loss of each sample (B), both float32; the noise is added and compared in float32."""
+        condition = self.token_fuser(batch.tokens, batch.keep)
+        loss = diffusion.loss(
+            self.transformer, self.schedule, batch.latents, condition, batch.timesteps, batch.noise
+        )
+        return loss.mean, loss.per_sample.detach()
+
+    def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
+        """AdamW's groups, each with its ``peak`` learning rate; parts of equal rate share one."""
+        rates = {
+            "transformer": config.learning_rate,
+            "token_fuser": config.fuser_learning_rate or config.learning_rate,
+        }
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, rate in rates.items():
+            groups.setdefault(rate, []).extend(p for p in getattr(self, name).parameters() if p.requires_grad)
+        return [{"params": params, "lr": rate, "peak": rate} for rate, params in groups.items() if params]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The trainable part of a starting checkpoint and what training must know of the rest."""
+
+    module: TrainingModule
+    scaling_factor: float
+    """Of the VAE."""
+    text_length: int
+
+
+def load_start(model: ModelConfig, seed: int) -> Start:
+    """Read transformer, token fuser, scheduler and the VAE's configuration in float32; no other weight is touched.
+
+    ``model.base`` is a CogVideoX checkpoint, whose fuser is built fresh from ``seed``, or a Mimir one, whose fuser goes
+    on from where it was.
+
+    Raises:
+        UserError: no such checkpoint, or one whose token fuser differs from ``model.fuser``.
+    """
+    from diffusers import (
+        AutoencoderKLCogVideoX,
+        CogVideoXDDIMScheduler,
+        CogVideoXTransformer3DModel,
+        DiffusionPipeline,
+    )
+
+    from mimir_ray.model.token_fuser import TokenFuser
+
+    base, where = model.base, {"revision": model.revision}
+    try:
+        index = DiffusionPipeline.load_config(base, **where)
+        config = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", **where)
+        vae = AutoencoderKLCogVideoX.load_config(base, subfolder="vae", **where)
+        scheduler = CogVideoXDDIMScheduler.from_pretrained(base, subfolder="scheduler", **where)
+        if index["_class_name"] == "MimirPipeline":
+            fuser = TokenFuser.from_pretrained(base, subfolder="token_fuser", **where)
+            _check_fuser(fuser, model)
+        else:
+            torch.manual_seed(seed)
+            fuser = TokenFuser.build(
+                model.fuser,
+                text_dim=int(config["text_embed_dim"]),
+                llm_dim=_llm_width(model),
+                text_length=int(config["max_text_seq_length"]),
+            )
+        overrides: dict[str, int] = {}
+        if not config["use_rotary_positional_embeddings"]:
+            overrides["max_text_seq_length"] = fuser.sequence_length  # the position buffer is computed, not stored
+        transformer = CogVideoXTransformer3DModel.from_pretrained(
+            base, subfolder="transformer", torch_dtype=torch.float32, **overrides, **where
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot read the starting checkpoint {base}: {error}; set model.base to a CogVideoX or Mimir checkpoint"
+        ) from error
+    return Start(
+        module=TrainingModule(transformer, fuser.float(), diffusion.Schedule.from_scheduler(scheduler)),
+        scaling_factor=float(vae["scaling_factor"]),
+        text_length=int(fuser.config.text_length),
+    )
+
+
+def _llm_width(model: ModelConfig) -> int:
+    if not model.fuser.decoder:
+        return 0
+    if model.llm is None:
+        raise UserError(
+            "the token fuser reads an LLM's tokens but model.llm is null; name one, or set model.fuser.decoder=false "
+            "(and norm, stabilizer)"
+        )
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(model.llm, revision=model.llm_revision).get_text_config().hidden_size)
+
+
+def _check_fuser(fuser: Any, model: ModelConfig) -> None:
+    wanted = model.fuser.model_dump(mode="json", exclude_none=True)
+    kept = {name: fuser.config[name] for name in FuserConfig.model_fields if name in wanted}
+    if changed := differences(kept, wanted):
+        raise UserError(
+            f"{model.base} already has a token fuser, and it differs from model.fuser: {'; '.join(changed)}. "
+            "Set model.fuser to what it has, or start from a base without a fuser"
+        )

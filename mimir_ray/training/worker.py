@@ -1,0 +1,117 @@
+"""What each worker of Ray Train runs: load or resume, train, report checkpoints, export."""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from mimir_ray.config import UserError
+from mimir_ray.model.config import ModelConfig
+from mimir_ray.storage import join
+from mimir_ray.training.batches import Batches
+from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.engine import Engine
+from mimir_ray.training.export import export
+from mimir_ray.training.loop import NonFiniteError, run_steps
+from mimir_ray.training.metrics import MetricsFile, Row
+from mimir_ray.training.module import Start, load_start
+from mimir_ray.training.tables import TrainingData
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker needs to know."""
+
+    data: TrainingData
+    out: str
+    model: ModelConfig
+    config: TrainingConfig
+    account: dict[str, Any]
+    """How the model is made, for the export."""
+    progress: Any
+    """A ``ray.util.queue.Queue`` to which rank 0 puts every row of metrics."""
+
+
+def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train ``settings["job"]``; returns {"resumed_from": step} or {"problem": what the user must mend}."""
+    job: Job = settings["job"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    problem, start, batches = None, None, None
+    try:
+        start, batches = _prepare(job, rank, world)
+    except UserError as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * world
+    dist.all_gather_object(problems, problem)
+    if found := [text for text in problems if text is not None]:
+        return {"problem": found[0]}
+    assert start is not None
+    assert batches is not None
+    engine = Engine(start.module, job.config, device)
+    done = _resume(engine)
+    metrics = MetricsFile(join(job.out, "metrics.jsonl"), done) if rank == 0 else None
+
+    def record(row: Row) -> None:
+        if metrics is not None:
+            metrics.append(row)
+            job.progress.put_nowait(row)
+
+    def checkpoint(row: Row) -> None:
+        if metrics is not None:
+            metrics.flush()
+        with tempfile.TemporaryDirectory() as directory:
+            engine.save(Path(directory), row["step"])
+            ray.train.report(
+                {"step": row["step"], "loss": row["loss"]},
+                checkpoint=ray.train.Checkpoint.from_directory(directory),
+                checkpoint_dir_name=f"step-{row['step']:08d}",
+            )
+
+    try:
+        run_steps(engine, batches, job.config, done, record=record, checkpoint=checkpoint)
+    except NonFiniteError as error:
+        return {"problem": str(error)}
+    weights = engine.weights()
+    if weights is not None:
+        export(weights, job.model, join(job.out, "export"), job.account)
+    return {"resumed_from": done}
+
+
+def _prepare(job: Job, rank: int, world: int) -> tuple[Start, Batches]:
+    """Raises UserError where the checkpoint or the tables are not usable; the first batch proves that they fit."""
+    start = load_start(job.model, job.config.seed)
+    batches = Batches(
+        job.data,
+        job.config,
+        scaling_factor=start.scaling_factor,
+        timesteps=len(start.module.schedule),
+        text_length=start.text_length,
+        rank=rank,
+        world=world,
+    )
+    batches.batch(0)
+    return start, batches
+
+
+def _resume(engine: Engine) -> int:
+    """Load the last reported checkpoint, if there is one; returns the number of steps done."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as directory:
+        done = engine.load(Path(directory))
+        dist.barrier()  # the directory may be one download that the workers of a node share
+    logger.info("resumed from step %d", done)
+    return done
