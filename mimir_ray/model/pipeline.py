@@ -161,7 +161,9 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
         """Fetch a whole repository of the hub; diffusers' own would refuse a component whose class it does not ship."""
         passed = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-        return str(snapshot_download(pretrained_model_name, **{name: kwargs[name] for name in passed if name in kwargs}))
+        return str(
+            snapshot_download(pretrained_model_name, **{name: kwargs[name] for name in passed if name in kwargs})
+        )
 
     @property
     def t5_branch(self) -> T5Branch:

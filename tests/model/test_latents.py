@@ -1,0 +1,53 @@
+"""Frames, latents and the sizes that the VAE can make."""
+
+import numpy as np
+import pytest
+import torch
+
+from mimir_ray.model.latents import check_size, decode_frames, draw_latents, encode_moments, latent_shape
+from tests.tiny import LATENT_CHANNELS, tiny_transformer, tiny_vae
+
+
+def frames(count: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (2, count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 9, 17, 25])
+def test_every_allowed_frame_count_survives_the_vae(count: int) -> None:
+    vae, config = tiny_vae(), tiny_transformer().config
+    check_size(vae.config, config, count, 32, 32)
+    moments = encode_moments(vae, frames(count))
+    shape = latent_shape(vae.config, config, count, 32, 32)
+    assert moments.shape == (2, shape[0], 2 * LATENT_CHANNELS, 4, 4)
+    latents = draw_latents(moments, vae.config.scaling_factor, torch.Generator().manual_seed(0))
+    assert latents.shape == (2, *shape)
+    assert decode_frames(vae, latents).shape == (2, count, 32, 32, 3)
+
+
+def test_the_vae_itself_decodes_an_even_number_of_latent_frames_to_a_wrong_length() -> None:
+    latents = torch.zeros(1, LATENT_CHANNELS, 4, 4, 4)
+    with torch.no_grad():
+        assert tiny_vae().decode(latents).sample.shape[2] == 16  # 13 frames would be right
+
+
+def test_drawn_latents_are_those_of_the_posterior() -> None:
+    vae = tiny_vae()
+    pixels = torch.as_tensor(frames(9)).float() / 127.5 - 1
+    with torch.no_grad():
+        posterior = vae.encode(pixels.permute(0, 4, 1, 2, 3)).latent_dist
+    moments = encode_moments(vae, frames(9))
+    torch.testing.assert_close(moments[:, :, :LATENT_CHANNELS], posterior.mean.permute(0, 2, 1, 3, 4))
+    draws = torch.stack([draw_latents(moments, 2.0, torch.Generator().manual_seed(i)) for i in range(300)])
+    mean, std = 2 * posterior.mean.permute(0, 2, 1, 3, 4), 2 * posterior.std.permute(0, 2, 1, 3, 4)
+    assert float(((draws.mean(0) - mean) / std).abs().mean()) < 0.06
+    assert float((draws.std(0) / std).mean()) == pytest.approx(1, abs=0.01)
+
+
+def test_the_padding_of_a_temporal_patch_is_dropped() -> None:
+    config = tiny_transformer().config
+    patched = type("Config", (), {**config, "patch_size_t": 2})
+    vae = tiny_vae()
+    assert latent_shape(vae.config, patched, 9, 32, 32)[0] == 4
+    latents = torch.randn(1, 4, LATENT_CHANNELS, 4, 4)
+    assert np.array_equal(decode_frames(vae, latents), decode_frames(vae, latents[:, 1:]))
+    assert decode_frames(vae, latents).shape[1] == 9

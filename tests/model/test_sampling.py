@@ -1,0 +1,144 @@
+"""The sampler equals diffusers' pipeline bit for bit, and a run can stop in one process and go on in another."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import CogVideoXPipeline, DDIMScheduler
+
+from mimir_ray.model.pipeline import MimirPipeline
+from mimir_ray.model.sampling import DenoiseState, Sampler
+from tests.tiny import LATENT_CHANNELS, TEXT_DIM, TEXT_LENGTH, tiny_scheduler, tiny_transformer
+
+SHAPE = (3, LATENT_CHANNELS, 8, 8)
+CONTINUE = """
+import sys, torch
+from pathlib import Path
+from mimir_ray.model.pipeline import MimirPipeline
+from mimir_ray.model.sampling import DenoiseState
+folder, checkpoint = Path(sys.argv[1]), sys.argv[2]
+pipeline = MimirPipeline.from_pretrained(checkpoint)
+state = DenoiseState.from_bytes((folder / "state").read_bytes())
+condition, null = torch.load(folder / "text.pt")
+for state in pipeline.sampler.steps(state, condition, null):
+    pass
+(folder / "done").write_bytes(state.to_bytes())
+"""
+
+
+def text(rows: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    condition = torch.randn(rows, TEXT_LENGTH, TEXT_DIM, generator=generator).to(dtype)
+    return condition, torch.zeros_like(condition)
+
+
+def sampler(*, rotary: bool = False, dpm: bool = False) -> Sampler:
+    return Sampler(tiny_transformer(rotary=rotary), tiny_scheduler(dpm=dpm))
+
+
+@pytest.mark.parametrize("dpm", [False, True], ids=["ddim", "dpm"])
+@pytest.mark.parametrize("style", ["2b", "5b"])
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_latents_equal_diffusers_bit_for_bit(
+    style: str, dpm: bool, guidance: float, dtype: torch.dtype, base_2b: Path, base_5b: Path
+) -> None:
+    theirs = CogVideoXPipeline.from_pretrained(base_2b if style == "2b" else base_5b, torch_dtype=dtype)
+    theirs.scheduler = tiny_scheduler(dpm=dpm)
+    theirs.set_progress_bar_config(disable=True)
+    condition, null = text(2, dtype)
+    ours = Sampler(theirs.transformer, theirs.scheduler)
+    start = ours.start(SHAPE, [3, 4], num_inference_steps=7, guidance_scale=guidance, dtype=dtype)
+    *_, done = ours.steps(start, condition, null)
+    expected = theirs(
+        prompt_embeds=condition,
+        negative_prompt_embeds=null,
+        generator=[torch.Generator().manual_seed(seed) for seed in (3, 4)],
+        num_inference_steps=7,
+        guidance_scale=guidance,
+        output_type="latent",
+    ).frames
+    assert done.latents.dtype == dtype
+    assert torch.equal(done.latents, expected)
+
+
+@pytest.mark.parametrize("dpm", [False, True], ids=["ddim", "dpm"])
+@pytest.mark.parametrize("rotary", [False, True], ids=["2b", "5b"])
+def test_a_run_saved_after_any_step_continues_bit_identically(dpm: bool, rotary: bool) -> None:
+    condition, null = text(2)
+    first = sampler(dpm=dpm, rotary=rotary)
+    start = first.start(SHAPE, [1, 2], num_inference_steps=5, guidance_scale=3.0, dtype=torch.float32)
+    states = [start, *first.steps(start, condition, null)]
+    assert [state.step for state in states] == list(range(6))
+    for state in states[:-1]:
+        loaded = DenoiseState.from_bytes(state.to_bytes())
+        *_, done = sampler(dpm=dpm, rotary=rotary).steps(loaded, condition, null)
+        assert torch.equal(done.latents, states[-1].latents)
+        assert done.to_bytes() == states[-1].to_bytes()
+
+
+@pytest.mark.parametrize("dpm", [False, True], ids=["ddim", "dpm"])
+def test_a_run_continues_in_another_process(dpm: bool, base_2b: Path, tmp_path: Path) -> None:
+    pipeline = MimirPipeline.from_base(base_2b)
+    pipeline.scheduler = tiny_scheduler(dpm=dpm)
+    pipeline.save_pretrained(tmp_path / "checkpoint")
+    condition, null = text(1)
+    ours = pipeline.sampler
+    start = ours.start(SHAPE, [9], num_inference_steps=4, guidance_scale=3.0, dtype=torch.float32)
+    states = list(ours.steps(start, condition, null))
+    (tmp_path / "state").write_bytes(states[1].to_bytes())
+    torch.save((condition, null), tmp_path / "text.pt")
+    command = [sys.executable, "-c", CONTINUE, str(tmp_path), str(tmp_path / "checkpoint")]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], capture_output=True)
+    assert (tmp_path / "done").read_bytes() == states[-1].to_bytes()
+
+
+def test_runs_of_different_lengths_take_turns_on_one_sampler() -> None:
+    ours = sampler(dpm=True)
+    condition, null = text(1)
+
+    def start(steps: int) -> DenoiseState:
+        return ours.start(SHAPE, [steps], num_inference_steps=steps, guidance_scale=3.0, dtype=torch.float32)
+
+    *_, alone_3 = ours.steps(start(3), condition, null)
+    *_, alone_5 = ours.steps(start(5), condition, null)
+    turns = [start(3), start(5)]
+    while not all(state.finished for state in turns):
+        turns = [state if state.finished else ours.step(state, condition, null) for state in turns]
+    assert torch.equal(turns[0].latents, alone_3.latents)
+    assert torch.equal(turns[1].latents, alone_5.latents)
+
+
+def test_a_row_does_not_depend_on_its_batch_beyond_rounding() -> None:
+    ours = sampler(dpm=True)
+    condition, null = text(3)
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "dtype": torch.float32}
+    *_, together = ours.steps(ours.start(SHAPE, [5, 6, 7], **settings), condition, null)
+    *_, alone = ours.steps(ours.start(SHAPE, [6], **settings), condition[1:2], null[1:2])
+    torch.testing.assert_close(together.latents[1:2], alone.latents, rtol=1e-4, atol=1e-4)
+
+
+def test_stepping_leaves_the_earlier_state_as_it_was() -> None:
+    ours = sampler(dpm=True)
+    condition, null = text(1)
+    start = ours.start(SHAPE, [0], num_inference_steps=3, guidance_scale=3.0, dtype=torch.float32)
+    before = start.to_bytes()
+    ours.step(start, condition, null)
+    assert start.to_bytes() == before
+
+
+def test_misuse_is_refused() -> None:
+    ours = sampler()
+    condition, null = text(1)
+    start = ours.start(SHAPE, [0], num_inference_steps=1, guidance_scale=3.0, dtype=torch.float32)
+    with pytest.raises(ValueError, match="needs the null condition"):
+        ours.step(start, condition)
+    done = ours.step(start, condition, null)
+    with pytest.raises(ValueError, match="all 1 steps"):
+        ours.step(done, condition, null)
+    with pytest.raises(ValueError, match="started with CogVideoXDDIMScheduler; this sampler has CogVideoXDPMScheduler"):
+        sampler(dpm=True).step(start, condition, null)
+    with pytest.raises(TypeError, match="use CogVideoXDDIMScheduler or CogVideoXDPMScheduler"):
+        Sampler(tiny_transformer(), DDIMScheduler())  # type: ignore[arg-type]
