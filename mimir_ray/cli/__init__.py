@@ -1,0 +1,43 @@
+"""The `mimir` command: one verb per job. `python -m jobs.VERB` and `mimir submit VERB` run the same definitions."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mimir_ray import __version__
+from mimir_ray.cli import data, doctor, generate, init, quickstart, serve, shapes, submit, train
+from mimir_ray.cli.console import results
+
+app = typer.Typer(
+    name="mimir",
+    help="Text-to-video that understands its prompt: curate, precompute, train, generate and serve on one Ray cluster.",
+    epilog="Start with [bold]mimir quickstart[/bold]. Exit codes: 0 done, 1 failed, 2 a mistake in the command, "
+    "130 stopped by Ctrl-C.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        results.print(f"mimir {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+for _noun in (quickstart, data, train, generate, serve, shapes, init, submit, doctor):
+    _noun.add_to(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb and leave the process with its exit code; `arguments` default to the command line's."""
+    app(sys.argv[1:] if arguments is None else arguments, prog_name="mimir")

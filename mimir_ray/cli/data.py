@@ -1,0 +1,80 @@
+"""`mimir curate` and `mimir precompute`: from raw videos to what training reads."""
+
+from typing import Annotated
+
+import typer
+
+from mimir_ray.cli.console import register, results
+from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName, load_recipe
+from mimir_ray.cli.paths import require, require_checkpoint
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verbs of this module."""
+    register(
+        app,
+        "curate",
+        continues=True,
+        examples=[
+            "mimir curate ~/videos --out runs/mine/data",
+            "mimir curate s3://bucket/raw --out s3://bucket/data --recipe mimir_5b",
+        ],
+    )(curate)
+    register(
+        app,
+        "precompute",
+        continues=True,
+        examples=[
+            "mimir precompute --data runs/mine/data",
+            "mimir precompute --data s3://bucket/data --recipe mimir_5b",
+        ],
+    )(precompute)
+
+
+def curate(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Folders or files of videos, local or s3://.")
+    ],
+    out: Annotated[
+        str, typer.Option("--out", help="Data root: the tables videos, clips and captions are written here.")
+    ],
+    recipe: RecipeName = "shapes",
+    assignments: Assignments = None,
+    overwrite: Overwrite = False,
+    address: RayAddress = None,
+) -> None:
+    """Cut videos into clips, keep what passes the rules of the paper's Appendix A, and say why the rest did not."""
+    config = load_recipe(recipe, assignments).curation
+    for source in sources:
+        require(source, "the source", "name a folder of videos or a video file")
+
+    from mimir_ray.cli.ray_cluster import connect
+    from mimir_ray.curation import curate as run
+    from mimir_ray.curation import render
+
+    connect(address)
+    results.print(render(run(sources, out, config, overwrite=overwrite)))
+
+
+def precompute(
+    data: Annotated[str, typer.Option("--data", help="Data root that `mimir curate` wrote; the tables go there too.")],
+    recipe: RecipeName = "shapes",
+    assignments: Assignments = None,
+    overwrite: Overwrite = False,
+    address: RayAddress = None,
+) -> None:
+    """Encode clips to latents and captions to T5, LLM and instruction tokens, once, before training."""
+    configuration = load_recipe(recipe, assignments)
+    require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
+    require_checkpoint(configuration.model.base)
+
+    from mimir_ray.cli.ray_cluster import connect
+    from mimir_ray.precompute import precompute as run
+
+    connect(address)
+    summary = run(data, configuration.model, configuration.precompute, overwrite=overwrite)
+    rows = ", ".join(f"{manifest.ok} {name}" for name, manifest in summary.tables.items())
+    lost = sum(manifest.quarantined for manifest in summary.tables.values())
+    results.print(
+        f"{data}: {summary.clips} clips, {rows}, {lost} rows quarantined; {summary.seconds:.1f} s", markup=False
+    )

@@ -1,0 +1,46 @@
+"""`mimir init`: a fresh Mimir from a base model, ready to be fine-tuned."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mimir_ray.cli.console import register, results
+from mimir_ray.cli.options import Assignments, RecipeName, load_recipe
+from mimir_ray.cli.paths import require_checkpoint
+from mimir_ray.config import UserError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb of this module."""
+    register(
+        app,
+        "init",
+        examples=[
+            "mimir init --out runs/fresh",
+            "mimir init --recipe mimir_5b --out /models/mimir-5b-fresh",
+            "mimir init --out runs/fresh --set model.fuser.stabilizer=false",
+        ],
+    )(init)
+
+
+def init(
+    out: Annotated[Path, typer.Option("--out", help="Directory of the new model; must be empty or not exist yet.")],
+    recipe: RecipeName = "shapes",
+    assignments: Assignments = None,
+) -> None:
+    """Build a fresh Mimir: a CogVideoX base, a language model and a new token fuser, in diffusers layout.
+
+    With model.fuser.stabilizer=false, or stabilizer_join=residual, it generates exactly what its base generates.
+    """
+    model = load_recipe(recipe, assignments).model
+    require_checkpoint(model.base)
+    if model.llm is not None:
+        require_checkpoint(model.llm)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {str(out)!r} exists and is not an empty directory; name a new directory")
+
+    from mimir_ray.model.pipeline import MimirPipeline
+
+    MimirPipeline.from_model_config(model).save_pretrained(out)
+    results.print(f"{out}: a fresh Mimir on {model.base}")

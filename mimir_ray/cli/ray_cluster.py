@@ -1,0 +1,55 @@
+"""The one place that connects to Ray."""
+
+import logging
+import os
+
+from mimir_ray.config import UserError
+
+logger = logging.getLogger(__name__)
+
+MINIMUM_LOGICAL_CPUS = 4
+"""Slots of a local Ray: two training workers beside the tasks that feed them hang on two cores counted as two."""
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Object store of a local Ray: rows carry names and encoded bytes, never frames, so little passes through it."""
+
+
+def connect(address: str | None = None) -> None:
+    """Join the Ray cluster at `address` or RAY_ADDRESS (a submitted job finds it set), or start a local Ray.
+
+    Does nothing where Ray already runs in this process. A local Ray has token authentication on, opens no dashboard
+    and sends no usage statistics.
+
+    Raises:
+        UserError: no cluster answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # our own lines say how far a stage is
+    address = address or os.environ.get("RAY_ADDRESS")
+    local = address is None or address == "local"
+    if local:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+    import ray
+
+    if ray.is_initialized():
+        return
+    verbose = logging.getLogger("mimir_ray").isEnabledFor(logging.DEBUG)
+    level = logging.INFO if verbose else logging.ERROR
+    if local:
+        logger.info("starting a local Ray")
+        ray.init(
+            address="local",
+            num_cpus=max(MINIMUM_LOGICAL_CPUS, os.cpu_count() or 1),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=verbose,
+            logging_level=level,
+        )
+        return
+    try:
+        ray.init(address=address, log_to_driver=True, logging_level=level)
+    except ConnectionError as error:
+        raise UserError(
+            f"no Ray cluster answers at {address!r}: start one (`ray start --head`), correct --address or RAY_ADDRESS, "
+            "or leave both out to run on this machine"
+        ) from error

@@ -1,0 +1,110 @@
+"""`mimir shapes`: the embedded world, its clips, its models, its exact scorer."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mimir_ray.cli.console import register, results, status
+from mimir_ray.cli.options import Assignments, load_recipe
+from mimir_ray.cli.paths import require_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mimir_ray.quickstart.scores import Share
+
+logger = logging.getLogger(__name__)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verbs of this module."""
+    shapes = typer.Typer(
+        name="shapes",
+        help="The embedded world of moving shapes: render its clips, make its models, score videos exactly.",
+        no_args_is_help=True,
+    )
+    register(shapes, "render", continues=True, examples=["mimir shapes render runs/corpus --clips 200"])(render)
+    register(shapes, "pretrain", continues=True, examples=["mimir shapes pretrain --out runs/pretrain"])(pretrain)
+    register(
+        shapes,
+        "score",
+        examples=["mimir shapes score", "mimir shapes score --model runs/quickstart/train/export --prompts 60"],
+    )(score)
+    app.add_typer(shapes)
+
+
+def render(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the clips and their captions.jsonl.")],
+    clips: Annotated[int, typer.Option("--clips", min=1, help="Good clips; six that must not pass come on top.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same clips.")] = 0,
+) -> None:
+    """Render captioned clips of moving shapes as mp4 files, ready for `mimir curate`."""
+    from mimir_ray.shapes.dataset import BAD_CLIPS, render_corpus
+
+    with status.status(f"rendering {clips} clips"):
+        render_corpus(out, clips, seed)
+    results.print(f"{out}: {clips} clips with captions, and {len(BAD_CLIPS)} that must not pass", markup=False)
+
+
+def score(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Checkpoint directory; the shipped Mimir by default.")
+    ] = None,
+    prompts: Annotated[int, typer.Option("--prompts", min=3, help="Prompts of each list.")] = 24,
+    assignments: Assignments = None,
+) -> None:
+    """Generate videos for fixed prompts and score them exactly: colour, shape, place, count, motion.
+
+    Three lists: `long` says all in plain words, `seen` uses nicknames that fine-tuning clips have, `held` nicknames
+    that only the LLM knows.
+    """
+    from mimir_ray.shapes.weights import mimir_dir
+
+    checkpoint = require_checkpoint(model or mimir_dir())
+    config = load_recipe("shapes", assignments).generation
+
+    import torch
+    from rich.progress import track
+
+    from mimir_ray.generation.checkpoint import load_generator
+    from mimir_ray.generation.generator import generate
+    from mimir_ray.quickstart.scores import judge, tally
+    from mimir_ray.shapes.prompts import PROMPT_SETS, evaluation_prompts
+
+    generator = load_generator(checkpoint, config.runtime)
+    rows: dict[str, dict[str, Share]] = {}
+    for name in PROMPT_SETS:
+        listed = evaluation_prompts(name, prompts)
+        with torch.inference_mode():
+            videos = [
+                generate(generator, config.request(prompt.text, generator.model, seed=config.seed + index))
+                for index, prompt in enumerate(track(listed, name, console=status, transient=True))
+            ]
+        rows[name] = tally(judge(videos, listed))
+    _show(rows)
+
+
+def pretrain(
+    out: Annotated[Path, typer.Option("--out", help="Folder of every stage's model, log and scores.")],
+    assignments: Assignments = None,
+) -> None:
+    """Make the small models that ship with the package from nothing: tokenizers, LLM, T5, VAE, base."""
+    from mimir_ray.config import override
+    from mimir_ray.shapes.pretrain.config import PretrainConfig
+    from mimir_ray.shapes.pretrain.run import pretrain as run
+
+    run(out, override(PretrainConfig(), assignments or []))
+
+
+def _show(rows: "Mapping[str, Mapping[str, Share]]") -> None:
+    from rich.table import Table
+
+    table = Table("prompts", "axis", "right", "of", "share", "95% interval")
+    for name, axes in rows.items():
+        for axis, share in axes.items():
+            low, high = share.interval
+            table.add_row(name, axis, str(share.right), str(share.of), f"{share.value:.2f}", f"{low:.2f} to {high:.2f}")
+        table.add_section()
+    results.print(table)

@@ -1,0 +1,48 @@
+"""`mimir train`: fine-tune the token fuser and the video transformer."""
+
+from typing import Annotated
+
+import typer
+
+from mimir_ray.cli.console import register, results
+from mimir_ray.cli.options import Assignments, RayAddress, RecipeName, load_recipe
+from mimir_ray.cli.paths import require, require_checkpoint
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb of this module."""
+    register(
+        app,
+        "train",
+        continues=True,
+        examples=[
+            "mimir train --data runs/mine/data --out runs/mine/train",
+            "mimir train --data s3://b/data --out s3://b/train --recipe mimir_5b",
+            "mimir train --data D --out O --set training.learning_rate=1e-4",
+        ],
+    )(train)
+
+
+def train(
+    data: Annotated[str, typer.Option("--data", help="Data root that `mimir precompute` filled.")],
+    out: Annotated[str, typer.Option("--out", help="Checkpoints, metrics.jsonl and the finished model (export/).")],
+    recipe: RecipeName = "shapes",
+    assignments: Assignments = None,
+    address: RayAddress = None,
+) -> None:
+    """Fine-tune the token fuser and the video transformer with Ray Train and DeepSpeed ZeRO."""
+    configuration = load_recipe(recipe, assignments)
+    require(data, "--data", "write it with `mimir curate` and `mimir precompute`")
+    require_checkpoint(configuration.model.base)
+
+    from mimir_ray.cli.ray_cluster import connect
+    from mimir_ray.training import train as run
+
+    connect(address)
+    summary = run(data, out, configuration.model, configuration.training)
+    before = " (it had finished before)" if summary.already_finished else ""
+    results.print(
+        f"{summary.export}: {summary.steps} steps on {summary.clips} clips{before}, "
+        f"loss {summary.first_loss:.4f} -> {summary.last_loss:.4f}",
+        markup=False,
+    )

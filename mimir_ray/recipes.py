@@ -1,0 +1,154 @@
+"""Complete run configurations, one function each, named for what they train.
+
+    recipe = by_name("mimir_5b")
+    recipe = override(recipe, ["training.learning_rate=2e-5"])
+
+Sources in the comments: "paper" is Mimir (arXiv 2412.03085), "CogVideoX" the configurations that its authors published
+with the weights; "ours" marks what both leave open. Imports neither torch nor ray.
+"""
+
+from collections.abc import Callable
+
+from mimir_ray.config import Config, UserError
+from mimir_ray.curation.config import CurationConfig
+from mimir_ray.generation.config import GenerationConfig, RuntimeConfig, StageActors
+from mimir_ray.model.config import FuserConfig, ModelConfig
+from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
+from mimir_ray.shapes.weights import base_dir, mimir_dir
+from mimir_ray.training.config import TrainingConfig
+
+
+class Recipe(Config):
+    """The whole run: every stage of the road and the model it is for."""
+
+    name: str
+    model: ModelConfig
+    curation: CurationConfig
+    precompute: PrecomputeConfig
+    training: TrainingConfig
+    generation: GenerationConfig
+
+
+def shapes() -> Recipe:
+    """The embedded world on any laptop: 9 frames of 64x64, no GPU, no network, weights inside the package."""
+    return Recipe(
+        name="shapes",
+        model=ModelConfig(
+            base=base_dir(),
+            llm=f"{mimir_dir()}/llm",
+            # Joined by addition the fresh model is the base exactly, and with a scale of 1 the LLM's tokens are learnt
+            # within the few hundred steps that a laptop has time for.
+            fuser=FuserConfig(stabilizer_join="residual", scale_init=1.0),
+        ),
+        curation=CurationConfig(),
+        precompute=PrecomputeConfig(num_frames=9, height=64, width=64),
+        training=TrainingConfig(
+            steps=300,
+            batch_size=16,
+            workers=2,
+            learning_rate=6e-4,
+            warmup_steps=20,
+            checkpoint_every=100,
+        ),
+        # Every 8th frame of a clip at 16 frames per second.
+        generation=GenerationConfig(
+            num_frames=9, height=64, width=64, fps=2.0, num_inference_steps=12, guidance_scale=3.0
+        ),
+    )
+
+
+def mimir_2b() -> Recipe:
+    """Mimir on CogVideoX-2B: 24 GB cards encode, 40 GB cards and more train and generate."""
+    return Recipe(
+        name="mimir_2b",
+        model=ModelConfig(
+            base="zai-org/CogVideoX-2b",
+            llm="microsoft/Phi-3.5-mini-instruct",  # paper, section 3.1
+            dtype="bfloat16",  # as it is trained; CogVideoX: float16
+        ),
+        curation=CurationConfig(),  # paper, appendix A
+        precompute=_precompute(),
+        training=_training(batch_size=64, workers=8, accumulate=2),
+        generation=_generation("float16"),  # CogVideoX: the published 2B is a float16 model
+    )
+
+
+def mimir_5b() -> Recipe:
+    """Mimir on CogVideoX-5B, the paper's own: 24 GB cards encode, 80 GB cards train and generate."""
+    return Recipe(
+        name="mimir_5b",
+        model=ModelConfig(
+            base="zai-org/CogVideoX-5b",  # paper, Table 3: its baseline is CogVideoX-5B's row of Table 1
+            llm="microsoft/Phi-3.5-mini-instruct",  # paper, section 3.1
+            dtype="bfloat16",  # CogVideoX
+        ),
+        curation=CurationConfig(),  # paper, appendix A
+        precompute=_precompute(),
+        training=_training(batch_size=64, workers=16, accumulate=4),
+        generation=_generation("bfloat16"),  # CogVideoX
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"shapes": shapes, "mimir_2b": mimir_2b, "mimir_5b": mimir_5b}
+
+
+def by_name(name: str) -> Recipe:
+    """The recipe called `name`.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    if name not in RECIPES:
+        raise UserError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def _precompute() -> PrecomputeConfig:
+    return PrecomputeConfig(
+        num_frames=49,  # CogVideoX: 49 frames of 480x720 at 8 frames per second
+        height=480,
+        width=720,
+        sample_fps=8.0,
+        dtype="bfloat16",
+        # Ours: answers are sampled (paper, figure 7b), and each costs up to 226 x 3072 x 2 bytes = 1.4 MB a caption.
+        answers=2,
+        latents=ActorPool(actors=4, num_cpus=4, num_gpus=1, batch=1),
+        t5_tokens=ActorPool(actors=1, num_cpus=1, num_gpus=1, batch=64),
+        llm_tokens=ActorPool(actors=3, num_cpus=1, num_gpus=1, batch=32),
+    )
+
+
+def _training(*, batch_size: int, workers: int, accumulate: int) -> TrainingConfig:
+    return TrainingConfig(
+        steps=8_000,  # ours: 8,000 x 64 is one pass over the paper's 500,000 clips (section 3.1)
+        batch_size=batch_size,  # ours
+        workers=workers,
+        accumulate=accumulate,
+        device="cuda",
+        zero_stage=2,
+        precision="bf16",
+        gradient_checkpointing=True,
+        learning_rate=1e-5,  # CogVideoX: the full fine-tuning configuration (sft.yaml)
+        fuser_learning_rate=1e-4,  # ours: the fuser is new, the transformer is not
+        warmup_steps=200,  # ours
+        betas=(0.9, 0.95),  # CogVideoX
+        weight_decay=1e-4,  # CogVideoX
+        text_dropout=0.1,  # CogVideoX: ucg_rate
+        checkpoint_every=500,
+    )
+
+
+def _generation(dtype: str) -> GenerationConfig:
+    gpu = StageActors(num_cpus=1, num_gpus=1)
+    return GenerationConfig(
+        num_frames=49,  # CogVideoX: 49 frames of 480x720 at 8 frames per second, 50 steps, guidance 6
+        height=480,
+        width=720,
+        fps=8.0,
+        num_inference_steps=50,
+        guidance_scale=6.0,
+        runtime=RuntimeConfig(dtype=dtype, device="cuda"),  # type: ignore[arg-type]
+        encode=gpu,
+        denoise=StageActors(max_actors=8, num_cpus=1, num_gpus=1),
+        decode=gpu,
+    )
