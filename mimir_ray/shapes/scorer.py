@@ -26,6 +26,7 @@ from mimir_ray.shapes.world import BACKGROUND, COLOURS, RGB, SIZE_PX, Colour, Di
 AXES = ("colour", "object", "count", "spatial", "motion", "all")
 
 _MIN_AREA = 70 / SIZE_PX**2  # a third of the smallest object; less is noise
+_MAX_AREA = 0.2  # twice the largest object; more is a background
 _MIN_SATURATION = 0.45  # of the way from the background to the pure colour
 _TRIANGLE_FILL, _CIRCLE_FILL = 0.65, 0.89  # triangle 0.5, circle 0.785, square 1.0 of the bounding box
 _MIN_LEG = 8 / SIZE_PX
@@ -80,7 +81,7 @@ def find_blobs(frame: npt.NDArray[np.uint8]) -> list[Blob]:
         count, _, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=4)
         for label in range(1, count):
             _, _, box_width, box_height, area = stats[label]
-            if area < _MIN_AREA * height * width:
+            if not _MIN_AREA <= area / (height * width) <= _MAX_AREA:
                 continue
             fill = area / (box_width * box_height)
             shape: Shape = "triangle" if fill < _TRIANGLE_FILL else "circle" if fill < _CIRCLE_FILL else "square"

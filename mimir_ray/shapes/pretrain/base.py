@@ -150,7 +150,8 @@ class _TextTable:
 
 
 def _optimizers(transformer: Any, rate: float) -> list[torch.optim.Optimizer]:
-    matrices, rest = [], []
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in transformer.named_parameters():
         (matrices if parameter.ndim == 2 and "transformer_blocks" in name else rest).append(parameter)
     return [
