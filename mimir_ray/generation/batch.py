@@ -1,0 +1,153 @@
+"""Batch generation on Ray Data: a prompt list becomes mp4 files and a ``generations`` table.
+
+    encode actors -> denoise actors -> decode-and-write actors
+
+One row is one video from end to end; conditions and latents (a few MB) cross the operators, frames never do. Every
+video commits on its own, mp4 first and then its row, so a killed run continues with what is missing.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from mimir_ray.config import Config
+from mimir_ray.generation.actors import DecodeActor, DenoiseActor, EncodeActor, generation_row
+from mimir_ray.generation.checkpoint import model_name
+from mimir_ray.generation.config import GenerationConfig, StageActors
+from mimir_ray.generation.prompts import BadLine, PromptList
+from mimir_ray.records import GenerationRequest
+from mimir_ray.storage import Manifest, Table, absolute, content_id, join
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+class _Identity(Config):
+    """What every video of one table shares; the requests themselves are in its rows."""
+
+    model: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is."""
+
+    done: int
+    total: int
+    quarantined: int
+    videos_per_s: float
+    left_s: float
+
+
+def generate_batch(
+    prompts: PromptList | Sequence[GenerationRequest],
+    checkpoint: str,
+    out: str,
+    config: GenerationConfig,
+    *,
+    overwrite: bool = False,
+    retry_quarantined: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Manifest:
+    """Generate every request that has no row yet; needs an initialised Ray.
+
+    Videos are ``out/videos/<request_id>.mp4``, their records the table ``out/generations``. The table keeps the videos
+    of earlier prompt lists; the manifest counts it whole.
+
+    Args:
+        overwrite: discard what is there.
+        retry_quarantined: try again what failed before.
+
+    Raises:
+        UserError: no checkpoint, or a table of another model or dtype.
+    """
+    listed = prompts if isinstance(prompts, PromptList) else PromptList(requests=list(prompts))
+    table = Table(join(absolute(out), "generations"))
+    table.begin(_Identity(model=model_name(checkpoint), dtype=config.runtime.dtype), overwrite=overwrite)
+    requests = {request.request_id: request for request in listed.requests}
+    bad = {content_id("line", str(line.line), line.text): line for line in listed.bad}
+    _drop_failures(table, requests.keys() | bad.keys(), all_of_them=retry_quarantined)
+    for shard in table.pending(bad):
+        table.commit(shard, _bad_line_row(shard, bad[shard]))
+    pending = table.pending(requests)
+    skipped = len(requests) - len(pending)
+    logger.info("%d videos to make, %d are there, %d bad lines", len(pending), skipped, len(bad))
+    if pending:
+        videos = join(absolute(out), "videos")
+        dataset = _pipeline([requests[shard] for shard in pending], checkpoint, table.uri, videos, config)
+        _watch(dataset, len(pending), on_progress)
+    for shard in table.pending(requests):
+        reason = (
+            "the worker process died twice over this request (see its log); shrink the video or give it more memory"
+        )
+        table.commit(shard, generation_row(requests[shard], status="quarantined", reason=reason))
+    return table.finish(inputs=len(requests.keys() | bad.keys() | set(table.shards())))
+
+
+def _pipeline(
+    requests: Sequence[GenerationRequest], checkpoint: str, table: str, videos: str, config: GenerationConfig
+) -> "Dataset":
+    import ray
+
+    rows = [{"request": request.model_dump_json()} for request in requests]
+    # One block a row, so that a video starts its next stage as soon as it is ready and a crash costs one video.
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset.context.max_errored_blocks = -1  # what was lost is found missing from the table, and quarantined
+    loaded = {"checkpoint": checkpoint, "runtime": config.runtime}
+    return (
+        dataset.map(  # 1 row -> 1 row throughout
+            EncodeActor, fn_constructor_kwargs=loaded, **_resources(config.encode, config)
+        )  # T5 and LLM
+        .map(DenoiseActor, fn_constructor_kwargs=loaded, **_resources(config.denoise, config))  # nearly all time
+        .map(  # VAE and the video encoder; commits the video and its row
+            DecodeActor,
+            fn_constructor_kwargs={**loaded, "table": table, "videos": videos},
+            **_resources(config.decode, config),
+        )
+    )
+
+
+def _resources(actors: StageActors, config: GenerationConfig) -> dict[str, Any]:
+    import ray
+
+    return {
+        "compute": ray.data.ActorPoolStrategy(min_size=actors.min_actors, max_size=actors.max_actors),
+        "num_cpus": actors.num_cpus,
+        "num_gpus": actors.num_gpus,
+        # Without these limits a request that kills its process would be tried for ever.
+        "max_restarts": config.worker_restarts,
+        "max_task_retries": 1,
+    }
+
+
+def _watch(dataset: "Dataset", total: int, on_progress: Callable[[Progress], None] | None) -> None:
+    began = time.monotonic()
+    quarantined = 0
+    for done, row in enumerate(dataset.iter_rows(), 1):
+        quarantined += int(row["status"] != "ok")
+        rate = done / max(time.monotonic() - began, 1e-9)
+        progress = Progress(done, total, quarantined, rate, (total - done) / rate)
+        logger.info(
+            "%d of %d videos, %d quarantined, %.2f videos/s, %.0f s left",
+            *(done, total, quarantined, rate, progress.left_s),
+        )
+        if on_progress is not None:
+            on_progress(progress)
+
+
+def _drop_failures(table: Table, expected: set[str], *, all_of_them: bool) -> None:
+    """Forget failed rows that this prompt list no longer has (a mended line), or all of them."""
+    candidates = table.shards() if all_of_them else sorted(set(table.shards()) - expected)
+    table.drop([shard for shard in candidates if table.read(shard, ["status"])["status"][0].as_py() != "ok"])
+
+
+def _bad_line_row(shard: str, bad: BadLine) -> pa.Table:
+    row = {"request_id": shard, "prompt": bad.text, "status": "quarantined", "reason": f"line {bad.line}: {bad.reason}"}
+    return generation_row(None, **row)

@@ -1,0 +1,147 @@
+"""Load a checkpoint, whole or one stage of it: a MimirPipeline or a plain CogVideoX, a directory or a hub id."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mimir_ray.config import UserError
+from mimir_ray.generation.config import RuntimeConfig
+from mimir_ray.generation.generator import Generator
+from mimir_ray.generation.stages import DecodeStage, DenoiseStage, EncodeStage
+
+if TYPE_CHECKING:
+    from mimir_ray.model.pipeline import MimirPipeline
+
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 20
+
+
+def model_name(checkpoint: str) -> str:
+    """The name under which a checkpoint's videos are recorded: a hub id, or a directory's name and hash of its content.
+
+    So two trainings exported to the same place never share an output, and a copy elsewhere is the same model. Of files
+    above 64 MiB, 64 evenly spread MiB are hashed.
+
+    Raises:
+        UserError: a directory that is no checkpoint.
+    """
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1:
+            raise UserError(f"there is no checkpoint at {checkpoint}; name a directory or a hub id such as owner/name")
+        return checkpoint
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"{checkpoint} has no model_index.json; name the directory that a training run exported")
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        digest.update(f"{file.relative_to(folder).as_posix()}:{file.stat().st_size}\n".encode())
+        _hash_file(file, digest)
+    return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
+
+
+def load_pipeline(checkpoint: str, runtime: RuntimeConfig) -> "MimirPipeline":
+    """The whole pipeline, ready to compute in this process."""
+    pipeline = _mimir(checkpoint, runtime, {})
+    pipeline.to(_prepare(runtime))
+    return pipeline
+
+
+def load_generator(checkpoint: str, runtime: RuntimeConfig) -> Generator:
+    """A generator of this process."""
+    return Generator(load_pipeline(checkpoint, runtime), model_name(checkpoint))
+
+
+def load_encode_stage(checkpoint: str, runtime: RuntimeConfig) -> EncodeStage:
+    """T5, the LLM and the fuser; the transformer and the VAE are shapes without weights, which tell sizes and dtype."""
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+
+    device = _prepare(runtime)
+    shapes = {
+        "transformer": _shape_of(CogVideoXTransformer3DModel, checkpoint, "transformer", runtime),
+        "vae": _shape_of(AutoencoderKLCogVideoX, checkpoint, "vae", runtime),
+    }
+    pipeline = _mimir(checkpoint, runtime, shapes)
+    for name in ("text_encoder", "llm", "token_fuser"):
+        if (module := getattr(pipeline, name)) is not None:
+            module.to(device)
+    return EncodeStage(pipeline)
+
+
+def load_denoise_stage(checkpoint: str, runtime: RuntimeConfig) -> DenoiseStage:
+    """The transformer, the scheduler, and of the VAE its configuration."""
+    import diffusers
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel, DiffusionPipeline
+
+    device = _prepare(runtime)
+    scheduler_class = getattr(diffusers, DiffusionPipeline.load_config(checkpoint)["scheduler"][1])
+    transformer = CogVideoXTransformer3DModel.from_pretrained(
+        checkpoint, subfolder="transformer", torch_dtype=_dtype(runtime)
+    )
+    return DenoiseStage(
+        transformer.eval().to(device),
+        scheduler_class.from_pretrained(checkpoint, subfolder="scheduler"),
+        _shape_of(AutoencoderKLCogVideoX, checkpoint, "vae", runtime).config,
+    )
+
+
+def load_decode_stage(checkpoint: str, runtime: RuntimeConfig) -> DecodeStage:
+    """The VAE."""
+    from diffusers import AutoencoderKLCogVideoX
+
+    device = _prepare(runtime)
+    vae = AutoencoderKLCogVideoX.from_pretrained(checkpoint, subfolder="vae", torch_dtype=_dtype(runtime))
+    return DecodeStage(vae.eval().to(device))
+
+
+def _mimir(checkpoint: str, runtime: RuntimeConfig, given: dict[str, Any]) -> "MimirPipeline":
+    from diffusers import CogVideoXPipeline
+
+    from mimir_ray.model.config import FuserConfig
+    from mimir_ray.model.pipeline import MimirPipeline
+    from mimir_ray.model.token_fuser import TokenFuser
+
+    dtype = _dtype(runtime)
+    if MimirPipeline.load_config(checkpoint)["_class_name"] == MimirPipeline.__name__:
+        pipeline: MimirPipeline = MimirPipeline.from_pretrained(checkpoint, torch_dtype=dtype, **given)
+        return pipeline
+    if not given:
+        return MimirPipeline.from_base(checkpoint, torch_dtype=dtype)
+    base = CogVideoXPipeline.from_pretrained(checkpoint, torch_dtype=dtype, **given)
+    config = base.transformer.config
+    text_dim, text_length = int(config.text_embed_dim), int(config.max_text_seq_length)
+    fuser = TokenFuser.build(FuserConfig.baseline(), text_dim=text_dim, llm_dim=0, text_length=text_length)
+    return MimirPipeline(**base.components, token_fuser=fuser.eval())
+
+
+def _shape_of(cls: Any, checkpoint: str, subfolder: str, runtime: RuntimeConfig) -> Any:
+    """A component without weights: its configuration and dtype."""
+    with torch.device("meta"):
+        return cls.from_config(cls.load_config(checkpoint, subfolder=subfolder)).to(_dtype(runtime)).eval()
+
+
+def _prepare(runtime: RuntimeConfig) -> torch.device:
+    torch.set_num_threads(runtime.cpu_threads)
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but this process sees no GPU; set generation.runtime.device=auto or cpu")
+    if runtime.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def _dtype(runtime: RuntimeConfig) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, runtime.dtype)
+    return dtype
+
+
+def _hash_file(file: Path, digest: Any) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= _SAMPLES * _SAMPLE_BYTES:
+            while piece := stream.read(_SAMPLE_BYTES):
+                digest.update(piece)
+            return
+        for sample in range(_SAMPLES):
+            stream.seek(sample * (size - _SAMPLE_BYTES) // (_SAMPLES - 1), os.SEEK_SET)
+            digest.update(stream.read(_SAMPLE_BYTES))

@@ -1,0 +1,68 @@
+"""What `mimir generate` can be told. Imports neither torch nor ray."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from mimir_ray.config import Config
+from mimir_ray.records import GenerationRequest
+
+
+class StageActors(Config):
+    """The actors of one stage of batch generation: how many, and what each reserves."""
+
+    min_actors: int = Field(1, ge=1)
+    max_actors: int = Field(1, ge=1)
+    num_cpus: float = Field(0.5, ge=0)
+    """Half a CPU, so that the three stages fit on two cores: while one computes the others mostly wait for it."""
+    num_gpus: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_actors < self.min_actors:
+            raise ValueError(f"max_actors is {self.max_actors}, below min_actors: set it to {self.min_actors} or more")
+        return self
+
+
+class RuntimeConfig(Config):
+    """How the model computes. Part of what decides the pixels to the last bit, together with the request."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` is a GPU where this process sees one."""
+    cpu_threads: int = Field(2, ge=1)
+    """Threads of every process that computes on the CPU. Fixed, because sums are split by it: with the machine's own
+    count the frames of two machines, or of two processes on one, could differ in the last bit."""
+
+
+class GenerationConfig(Config):
+    """The video that a bare prompt asks for, how it is computed, and the actors that work through a prompt list."""
+
+    num_frames: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    fps: float = Field(gt=0)
+    num_inference_steps: int = Field(50, ge=1)
+    guidance_scale: float = Field(6.0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    encode: StageActors = StageActors()
+    denoise: StageActors = StageActors()
+    decode: StageActors = StageActors()
+    worker_restarts: int = Field(3, ge=0)
+    """How often an actor that died is started again. A request whose actor died twice over it is quarantined."""
+
+    def request(self, prompt: str, model: str, seed: int | None = None) -> GenerationRequest:
+        """The request that ``prompt`` means under these defaults."""
+        return GenerationRequest(
+            prompt=prompt,
+            model=model,
+            seed=self.seed if seed is None else seed,
+            num_frames=self.num_frames,
+            height=self.height,
+            width=self.width,
+            fps=self.fps,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+        )
