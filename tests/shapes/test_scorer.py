@@ -1,7 +1,6 @@
 """The exact scorer against its controls: truth through an mp4 encoder, noise, shuffled captions, reversal, blank."""
 
 import random
-from pathlib import Path
 
 import cv2
 import numpy as np
