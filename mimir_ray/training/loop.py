@@ -105,6 +105,7 @@ class _Interval:
 
 
 def _explain(what: str, clip_ids: list[str]) -> str:
+    clip_ids = list(dict.fromkeys(clip_ids))
     rest = len(clip_ids) - _NAMED
     names = ", ".join(clip_ids[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
     return (

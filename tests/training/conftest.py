@@ -1,0 +1,24 @@
+"""The tiny world of these tests and, once a session, every run without Ray."""
+
+from typing import Any
+
+import pytest
+
+from tests.tiny import tiny_base, tiny_llm
+from tests.training.runs import World, run_without_ray
+from tests.training.tables import write_tables
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("training")
+    tiny_base(root / "base")
+    tiny_llm(root / "llm")
+    write_tables(root / "data", clips=24)
+    return World(root)
+
+
+@pytest.fixture(scope="session")
+def runs(world: World) -> list[dict[str, Any]]:
+    """What each of the two ranks found, by name of the run."""
+    return run_without_ray(world)

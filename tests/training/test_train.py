@@ -1,0 +1,127 @@
+"""The whole stage on Ray Train: killed workers, a run that failed and goes on, a finished one, and its export."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray.train
+import torch
+
+from mimir_ray.config import UserError
+from mimir_ray.model.config import FuserConfig, ModelConfig
+from mimir_ray.model.pipeline import MimirPipeline
+from mimir_ray.storage import read_json
+from mimir_ray.training import TrainingSummary, train
+from mimir_ray.training.metrics import read_metrics
+from tests.training.runs import STEPS, World, config
+from tests.training.tables import write_tables
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def kill_a_worker() -> None:
+    """SIGKILL one training worker of this process's own Ray."""
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in "".join(process.cmdline()):
+            os.kill(process.pid, signal.SIGKILL)
+            return
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("run") / "train")
+
+
+@pytest.fixture(scope="module")
+def summary(world: World, out: str, ray_session: None) -> TrainingSummary:
+    """A run whose workers were killed twice: it restarts by itself once, fails, and goes on when it is called again."""
+    kills_at = [6, 14]
+
+    def kill(row: dict[str, Any]) -> None:
+        if kills_at and row["step"] >= kills_at[0]:
+            kills_at.pop(0)
+            kill_a_worker()
+
+    made = config(max_failures=1)
+    with pytest.raises(ray.train.TrainingFailedError):
+        train(world.data, out, world.model, made, on_metrics=kill)
+    assert not kills_at
+    assert not Path(out, "export").exists()
+    return train(world.data, out, world.model, made)
+
+
+def test_killed_and_continued_equals_uninterrupted(
+    summary: TrainingSummary, out: str, runs: list[dict[str, Any]]
+) -> None:
+    rows = read_metrics(f"{out}/metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["loss"] for row in rows] == runs[0]["whole"].losses
+    assert 0 < summary.resumed_from < STEPS
+    assert summary.steps == STEPS
+    assert summary.first_loss == rows[0]["loss"] > summary.last_loss
+
+
+def test_rows_tell_how_the_fuser_does(summary: TrainingSummary, out: str) -> None:
+    row = read_metrics(f"{out}/metrics.jsonl")[-1]
+    assert row["z_beta_norm"] > 0
+    assert {"gradient_norm", "samples_per_s", "remaining_s", "data_wait", "rms_beta_over_theta"} <= set(row)
+
+
+def test_the_export_holds_the_trained_weights_and_generates(
+    summary: TrainingSummary, runs: list[dict[str, Any]]
+) -> None:
+    pipeline = MimirPipeline.from_pretrained(summary.export)
+    for name, value in runs[0]["whole"].weights.items():
+        component, _, weight = name.partition(".")
+        assert torch.equal(getattr(pipeline, component).state_dict()[weight], value), name
+    frames = pipeline("a red circle", num_inference_steps=2).frames
+    assert frames.shape == (1, 9, 64, 64, 3)
+    assert frames.dtype == np.uint8
+    account = read_json(f"{summary.export}/training.json")
+    assert set(account["tables"]) == {"latents", "t5_tokens", "llm_tokens"}
+    assert len(account["fingerprint"]) == 16
+
+
+def test_only_the_last_checkpoints_are_kept(summary: TrainingSummary, out: str) -> None:
+    kept = sorted(path.name for path in Path(out, "checkpoints").glob("step-*"))
+    assert kept == [f"step-{step:08d}" for step in (STEPS - 4, STEPS)]
+
+
+def test_a_finished_run_does_nothing(summary: TrainingSummary, world: World, out: str) -> None:
+    again = train(world.data, out, world.model, config(max_failures=1))
+    assert again.already_finished
+    assert again.last_loss == summary.last_loss
+
+
+def test_another_run_is_not_mixed_in(summary: TrainingSummary, world: World, out: str) -> None:
+    with pytest.raises(UserError, match=r"training.learning_rate was 0.001 and is now 0.01.* Choose another --out"):
+        train(world.data, out, world.model, config(max_failures=1, learning_rate=0.01))
+
+
+def test_more_workers_than_cpus_are_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training.workers=8 need a CPU each and this Ray cluster has 4"):
+        train(world.data, str(tmp_path), world.model, config(workers=8))
+
+
+def test_the_t5_only_control_trains_through_the_same_code(world: World, tmp_path: Path) -> None:
+    data = write_tables(tmp_path / "data", names=("latents", "t5_tokens"))
+    control = ModelConfig(
+        base=world.model.base, fuser=FuserConfig(decoder=False, norm=False, zero_conv=False, stabilizer=False)
+    )
+    made = config(workers=1, steps=6, checkpoint_every=6)
+    summary = train(data, str(tmp_path / "out"), control, made)
+    pipeline = MimirPipeline.from_pretrained(summary.export)
+    assert pipeline.llm is None
+    base = MimirPipeline.from_base(world.model.base)
+    changed = (pipeline.transformer.proj_out.weight - base.transformer.proj_out.weight).abs().max()
+    assert 1e-4 < changed < 1e-1
+
+
+def test_a_mistake_found_by_the_workers_is_the_users(world: World, tmp_path: Path) -> None:
+    model = world.model.model_copy(update={"fuser": FuserConfig(text_length=20)})
+    with pytest.raises(UserError, match=r"holds 24 tokens a caption and the token fuser reads 20"):
+        train(world.data, str(tmp_path / "out"), model, config(workers=1))
