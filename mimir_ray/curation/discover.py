@@ -14,7 +14,11 @@ from mimir_ray.config import UserError
 from mimir_ray.records import CaptionKind
 from mimir_ray.storage import absolute, content_id
 
-VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv .y4m".split())
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for names in ("3gp avi flv m2ts m4v mkv mov mp4", "mpeg mpg mts ogv ts webm wmv y4m")
+    for name in names.split()
+)
 CAPTIONS_FILE = "captions.jsonl"
 UNREADABLE_NAME = "its name is not UTF-8: rename it"
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +84,9 @@ def curate(
 def pipeline(shards: dict[str, list[SourceFile]], out: str, config: CurationConfig) -> "Dataset":
     """The whole of curation: one row a shard in, one row a shard out; what lies between goes straight to `out`."""
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
+    warnings.filterwarnings("ignore", "`ray_remote_args`", RayDeprecationWarning)  # nothing else bounds task retries
     dataset = ray.data.from_items(
         [{"shard": name, "files": [_pack(file) for file in files]} for name, files in shards.items()],
         override_num_blocks=len(shards),  # a task for each shard, so the work is even and a crash costs one shard

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import av
 import av.error
@@ -15,7 +14,7 @@ from mimir_ray.video.errors import VideoError
 
 OPEN_OPTIONS = {"protocol_whitelist": "file"}  # a playlist with a video's name must not reach other hosts
 TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})  # these store a presentation time for every frame
-HEADER_PROMISES_DURATION = frozenset({"matroska", "webm", "avi"})
+HEADER_PROMISES_DURATION = frozenset({"matroska", "webm"})
 WHOLE = 0.9  # headers are rounded, and the last frame's duration is a guess
 
 
@@ -68,9 +67,9 @@ def _size_of_file(path: str | Path) -> int:
 
 
 def _read(container: "av.container.InputContainer", size_bytes: int) -> VideoInfo:
+    _check_complete(container, size_bytes)
     stream = _video_stream(container)
     stream.thread_count = 1
-    _check_complete(stream, size_bytes)
     starts: list[int] = []
     end, first, sorted_keys, untimed, discarded = 0, None, True, 0, 0
     key_pts: int | None = None
@@ -123,12 +122,25 @@ def _video_stream(container: "av.container.InputContainer") -> "av.VideoStream":
     return streams[0]
 
 
-def _check_complete(stream: Any, size_bytes: int) -> None:
-    """An index that points past the end of the file belongs to a file that was cut off."""
-    entries = list(stream.index_entries)
-    present = sum(entry.pos + entry.size <= size_bytes for entry in entries)
-    if present < len(entries):
-        raise VideoError(f"cut off: its index lists {len(entries)} frames, the file ends after {present} of them")
+def _check_complete(container: "av.container.InputContainer", size_bytes: int) -> None:
+    """The outermost boxes say how long the file is; one that is shorter was cut off."""
+    formats = _formats(container)
+    promised_bytes = 0
+    with open(container.name, "rb") as file:
+        if "avi" in formats:
+            promised_bytes = 8 + int.from_bytes(file.read(8)[4:], "little")
+        elif "mp4" in formats:
+            while promised_bytes < size_bytes:
+                file.seek(promised_bytes)
+                head = file.read(16)
+                length = int.from_bytes(head[:4])
+                if length == 1:
+                    length = int.from_bytes(head[8:])
+                if length < 8:  # 0: up to the end of the file, whatever that is; less than its own head: padding
+                    return
+                promised_bytes += length
+    if size_bytes < promised_bytes:
+        raise VideoError(f"cut off: holds {size_bytes:,} of the {promised_bytes:,} bytes that its headers promise")
 
 
 def _check_lasts(container: "av.container.InputContainer", stream: "av.VideoStream", duration_s: float) -> None:
