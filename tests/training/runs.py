@@ -1,5 +1,6 @@
 """Training runs without Ray: two processes under DeepSpeed, and the plain torch loop that they must agree with."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,18 +134,14 @@ def sharded(root: Path, made: TrainingConfig, steps: int, *, resume_at: int | No
             engine.save(directory, resume_at)
             raise Enough
 
-    try:
+    with contextlib.suppress(Enough):
         run_steps(engine, batches, made, 0, record=record, checkpoint=checkpoint)
-    except Enough:
-        pass
     if resume_at is not None:
         engine = Engine(load_start(world.model, made.seed + 1).module, made, torch.device("cpu"))
         done = engine.load(directory)
         assert done == resume_at
-        try:
+        with contextlib.suppress(Enough):
             run_steps(engine, batches, made, done, record=record, checkpoint=lambda row: None)
-        except Enough:
-            pass
     weights = engine.weights() or {}
     return Outcome(losses, norms, {name: value.clone() for name, value in weights.items()})
 

@@ -73,7 +73,7 @@ def test_an_epoch_shows_every_clip_once(root: str) -> None:
 
 
 def test_draws_differ_between_steps_and_cover_kinds_answers_and_dropout(root: str) -> None:
-    drawn = [batch for batch in batches(root).ahead(0, 20)]
+    drawn = list(batches(root).ahead(0, 20))
     keep = torch.cat([batch.keep for batch in drawn])
     assert 0.55 < keep.mean() < 0.85
     by_clip: dict[str, set[tuple[float, float]]] = {}

@@ -20,7 +20,7 @@ from mimir_ray.training.metrics import read_metrics
 from tests.training.runs import STEPS, World, config
 from tests.training.tables import write_tables
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
 
 
 def kill_a_worker() -> None:
