@@ -14,6 +14,7 @@ from mimir_ray.curation.config import CurationConfig
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig, StageActors
 from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
+from mimir_ray.serving.config import ServingConfig, StageDeployment
 from mimir_ray.shapes.weights import base_dir, mimir_dir
 from mimir_ray.training.config import TrainingConfig
 
@@ -27,10 +28,15 @@ class Recipe(Config):
     precompute: PrecomputeConfig
     training: TrainingConfig
     generation: GenerationConfig
+    serving: ServingConfig
 
 
 def shapes() -> Recipe:
     """The embedded world on any laptop: 9 frames of 64x64, no GPU, no network, weights inside the package."""
+    # A clip has 16 frames per second, of which the model sees every 8th.
+    generation = GenerationConfig(
+        num_frames=9, height=64, width=64, fps=2.0, num_inference_steps=12, guidance_scale=3.0
+    )
     return Recipe(
         name="shapes",
         model=ModelConfig(
@@ -50,10 +56,8 @@ def shapes() -> Recipe:
             warmup_steps=20,
             checkpoint_every=100,
         ),
-        # Every 8th frame of a clip at 16 frames per second.
-        generation=GenerationConfig(
-            num_frames=9, height=64, width=64, fps=2.0, num_inference_steps=12, guidance_scale=3.0
-        ),
+        generation=generation,
+        serving=ServingConfig(checkpoint=mimir_dir(), generation=generation),
     )
 
 
@@ -70,6 +74,7 @@ def mimir_2b() -> Recipe:
         precompute=_precompute(),
         training=_training(batch_size=64, workers=8, accumulate=2),
         generation=_generation("float16"),  # CogVideoX: the published 2B is a float16 model
+        serving=_serving("zai-org/CogVideoX-2b", "float16"),
     )
 
 
@@ -86,6 +91,7 @@ def mimir_5b() -> Recipe:
         precompute=_precompute(),
         training=_training(batch_size=64, workers=16, accumulate=4),
         generation=_generation("bfloat16"),  # CogVideoX
+        serving=_serving("zai-org/CogVideoX-5b", "bfloat16"),
     )
 
 
@@ -151,4 +157,15 @@ def _generation(dtype: str) -> GenerationConfig:
         encode=gpu,
         denoise=StageActors(max_actors=8, num_cpus=1, num_gpus=1),
         decode=gpu,
+    )
+
+
+def _serving(checkpoint: str, dtype: str) -> ServingConfig:
+    """Each stage on GPUs of its own: small ones encode and decode, large ones denoise, which is nearly all the time."""
+    return ServingConfig(
+        checkpoint=checkpoint,  # the base answers until `mimir serve --model` names a fine-tuned export
+        generation=_generation(dtype),
+        encoder=StageDeployment(num_cpus=1, num_gpus=1),
+        denoiser=StageDeployment(num_cpus=1, num_gpus=1, max_replicas=8),
+        decoder=StageDeployment(num_cpus=1, num_gpus=1),
     )

@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -51,7 +51,7 @@ def register(app: typer.Typer, name: str, *, examples: list[str], continues: boo
             except typer.Exit:
                 raise
             except Exception as error:
-                mistake = next(_mistakes(error), None)
+                mistake = _mistake_in(error)
                 if mistake is None:
                     raise
                 logger.debug("where the mistake was found", exc_info=error)
@@ -87,20 +87,14 @@ def report_mistake(mistake: UserError) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(Text("mimir: ", style="bold red") + Text(str(mistake)))
 
 
-def _mistakes(error: BaseException) -> Iterator[UserError]:
-    """User errors inside `error`: itself, what it was raised from, and what Ray wrapped on its way from a worker."""
-    seen: set[int] = set()
-    pending: list[BaseException] = [error]
-    while pending:
-        found = pending.pop()
-        if id(found) in seen:
-            continue
-        seen.add(id(found))
-        inner = [getattr(found, "cause", None), found.__cause__, *getattr(found, "worker_failures", {}).values()]
-        pending += [cause for cause in inner if isinstance(cause, BaseException)]
-        # A RayTaskError that stands in for a UserError carries the remote traceback in its text: prefer its cause.
-        if isinstance(found, UserError) and getattr(found, "cause", None) is None:
-            yield found
+def _mistake_in(error: BaseException | None) -> UserError | None:
+    """The user's mistake that `error` is, was raised from, or carries from a Ray worker."""
+    while error is not None:
+        # Ray raises a stand-in that is a UserError too, but whose text is the worker's traceback; it has the cause.
+        if isinstance(error, UserError) and not hasattr(error, "cause"):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

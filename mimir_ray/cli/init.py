@@ -34,11 +34,9 @@ def init(
     With model.fuser.stabilizer=false, or stabilizer_join=residual, it generates exactly what its base generates.
     """
     model = load_recipe(recipe, assignments).model
-    require_checkpoint(model.base)
-    if model.llm is not None:
-        require_checkpoint(model.llm)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} exists and is not an empty directory; name a new directory")
+    require_checkpoint(model.base)
 
     from mimir_ray.model.pipeline import MimirPipeline
 

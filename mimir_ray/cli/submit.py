@@ -101,8 +101,8 @@ def open_client(address: str) -> "JobSubmissionClient":
         ) from None
     except AuthenticationError as error:
         raise UserError(
-            f"{address} refused us ({error.message.splitlines()[0]}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to "
-            "the file with the cluster's token (on its head: ~/.ray/auth_token)"
+            f"{address} refused us ({error.message.splitlines()[0]}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH "
+            "to the file with the cluster's token (on its head: ~/.ray/auth_token)"
         ) from None
 
 
