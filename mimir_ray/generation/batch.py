@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from mimir_ray.config import Config
 from mimir_ray.generation.actors import DecodeActor, DenoiseActor, EncodeActor, generation_row
-from mimir_ray.generation.checkpoint import model_name
 from mimir_ray.generation.config import GenerationConfig, StageActors
+from mimir_ray.generation.naming import model_name
 from mimir_ray.generation.prompts import BadLine, PromptList
 from mimir_ray.records import GenerationRequest
 from mimir_ray.storage import Manifest, Table, absolute, content_id, join
@@ -101,23 +101,20 @@ def _pipeline(
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset.context.max_errored_blocks = -1  # what was lost is found missing from the table, and quarantined
     loaded = {"checkpoint": checkpoint, "runtime": config.runtime}
-    return (
-        dataset.map(  # 1 row -> 1 row throughout
-            EncodeActor, fn_constructor_kwargs=loaded, **_resources(config.encode, config)
-        )  # T5 and LLM
-        .map(DenoiseActor, fn_constructor_kwargs=loaded, **_resources(config.denoise, config))  # nearly all time
-        .map(  # VAE and the video encoder; commits the video and its row
-            DecodeActor,
-            fn_constructor_kwargs={**loaded, "table": table, "videos": videos},
-            **_resources(config.decode, config),
-        )
-    )
+    written = {**loaded, "table": table, "videos": videos}
+    # 1 row -> 1 row throughout. T5 and the LLM; then the transformer, where nearly all time goes; then the VAE and the
+    # video encoder, which commit the video and its row.
+    dataset = dataset.map(**_stage(EncodeActor, loaded, config.encode, config))
+    dataset = dataset.map(**_stage(DenoiseActor, loaded, config.denoise, config))
+    return dataset.map(**_stage(DecodeActor, written, config.decode, config))
 
 
-def _resources(actors: StageActors, config: GenerationConfig) -> dict[str, Any]:
+def _stage(actor: type, arguments: dict[str, Any], actors: StageActors, config: GenerationConfig) -> dict[str, Any]:
     import ray
 
     return {
+        "fn": actor,
+        "fn_constructor_kwargs": arguments,
         "compute": ray.data.ActorPoolStrategy(min_size=actors.min_actors, max_size=actors.max_actors),
         "num_cpus": actors.num_cpus,
         "num_gpus": actors.num_gpus,

@@ -1,8 +1,5 @@
 """Load a checkpoint, whole or one stage of it: a MimirPipeline or a plain CogVideoX, a directory or a hub id."""
 
-import hashlib
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,35 +7,11 @@ import torch
 from mimir_ray.config import UserError
 from mimir_ray.generation.config import RuntimeConfig
 from mimir_ray.generation.generator import Generator
+from mimir_ray.generation.naming import model_name
 from mimir_ray.generation.stages import DecodeStage, DenoiseStage, EncodeStage
 
 if TYPE_CHECKING:
     from mimir_ray.model.pipeline import MimirPipeline
-
-_SAMPLES, _SAMPLE_BYTES = 64, 1 << 20
-
-
-def model_name(checkpoint: str) -> str:
-    """The name under which a checkpoint's videos are recorded: a hub id, or a directory's name and hash of its content.
-
-    So two trainings exported to the same place never share an output, and a copy elsewhere is the same model. Of files
-    above 64 MiB, 64 evenly spread MiB are hashed.
-
-    Raises:
-        UserError: a directory that is no checkpoint.
-    """
-    folder = Path(checkpoint).expanduser()
-    if not folder.is_dir():
-        if folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1:
-            raise UserError(f"there is no checkpoint at {checkpoint}; name a directory or a hub id such as owner/name")
-        return checkpoint
-    if not (folder / "model_index.json").is_file():
-        raise UserError(f"{checkpoint} has no model_index.json; name the directory that a training run exported")
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        digest.update(f"{file.relative_to(folder).as_posix()}:{file.stat().st_size}\n".encode())
-        _hash_file(file, digest)
-    return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
 
 
 def load_pipeline(checkpoint: str, runtime: RuntimeConfig) -> "MimirPipeline":
@@ -133,15 +106,3 @@ def _prepare(runtime: RuntimeConfig) -> torch.device:
 def _dtype(runtime: RuntimeConfig) -> torch.dtype:
     dtype: torch.dtype = getattr(torch, runtime.dtype)
     return dtype
-
-
-def _hash_file(file: Path, digest: Any) -> None:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if size <= _SAMPLES * _SAMPLE_BYTES:
-            while piece := stream.read(_SAMPLE_BYTES):
-                digest.update(piece)
-            return
-        for sample in range(_SAMPLES):
-            stream.seek(sample * (size - _SAMPLE_BYTES) // (_SAMPLES - 1), os.SEEK_SET)
-            digest.update(stream.read(_SAMPLE_BYTES))

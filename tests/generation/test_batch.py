@@ -11,9 +11,10 @@ from mimir_ray.config import UserError
 from mimir_ray.generation import batch as batch_module
 from mimir_ray.generation.actors import DenoiseActor
 from mimir_ray.generation.batch import Progress, generate_batch
-from mimir_ray.generation.checkpoint import load_generator, model_name
+from mimir_ray.generation.checkpoint import load_generator
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.generation.generator import generate
+from mimir_ray.generation.naming import model_name
 from mimir_ray.generation.prompts import read_prompts
 from mimir_ray.storage import Table
 from mimir_ray.video import encode_mp4

@@ -12,10 +12,10 @@ from mimir_ray.generation.checkpoint import (
     load_denoise_stage,
     load_encode_stage,
     load_generator,
-    model_name,
 )
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig
 from mimir_ray.generation.generator import generate, generate_timed
+from mimir_ray.generation.naming import model_name
 from mimir_ray.generation.stages import Condition
 from mimir_ray.model.sampling import DenoiseState
 

@@ -1,0 +1,117 @@
+"""The Serve application, and the process that runs it on this machine.
+
+serve run mimir_ray.serving.app:build checkpoint=out/export ...          # or a Serve YAML: import_path and args
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mimir_ray.config import from_dict
+from mimir_ray.generation.naming import model_name
+from mimir_ray.serving.config import ServingConfig
+from mimir_ray.serving.deployments import Denoiser, FrameDecoder, PromptEncoder
+from mimir_ray.serving.engine import CheckpointEngine, Engine
+from mimir_ray.serving.video_jobs import VideoJobs
+from mimir_ray.storage import absolute
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from ray.serve import Application
+    from ray.serve.handle import DeploymentHandle
+
+logger = logging.getLogger(__name__)
+
+APP_NAME = "mimir"
+
+
+class VideosApi:
+    """The ingress: HTTP alone, any number of replicas."""
+
+    def __init__(self, config: ServingConfig, model: str, jobs: "DeploymentHandle[Any]") -> None:
+        self._config = config
+        self._model = model
+        self._jobs = jobs
+
+    def __serve_build_asgi_app__(self) -> "FastAPI":
+        from mimir_ray.serving.api import create_api
+
+        return create_api(_RemoteJobs(self._jobs), self._config, self._model)
+
+
+class _RemoteJobs:
+    """``api.Jobs`` over a deployment handle: every method is a call of the one VideoJobs replica."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]") -> None:
+        self.create = handle.create.remote
+        self.get = handle.get.remote
+        self.page = handle.page.remote
+        self.delete = handle.delete.remote
+        self.counts = handle.counts.remote
+
+
+def build(args: Mapping[str, Any]) -> "Application":
+    """The application that ``args`` (the fields of ``ServingConfig``) describe; what a Serve YAML names.
+
+    Raises:
+        UserError: an unknown or ill-typed field, or no checkpoint.
+    """
+    return application(from_dict(ServingConfig, args, "args"))
+
+
+def application(config: ServingConfig, engine: Engine | None = None) -> "Application":
+    """VideosApi -> VideoJobs -> PromptEncoder -> Denoiser -> FrameDecoder. ``engine`` replaces the checkpoint."""
+    from ray import serve
+
+    config = config.model_copy(update={"out": absolute(config.out)})
+    if engine is None:
+        model = model_name(config.checkpoint)
+        engine = CheckpointEngine(_found(config.checkpoint), config.generation.runtime)
+    else:
+        model = config.checkpoint
+    encoder = serve.deployment(**config.encoder.options("PromptEncoder"))(PromptEncoder).bind(engine)
+    denoiser = serve.deployment(**config.denoiser.options("Denoiser"))(Denoiser).bind(engine)
+    decoder = serve.deployment(**config.decoder.options("FrameDecoder"))(FrameDecoder).bind(engine, config.out)
+    light: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 1000}
+    jobs = serve.deployment(name="VideoJobs", num_replicas=1, **light)(VideoJobs)
+    ingress = serve.deployment(name="VideosApi", num_replicas=config.ingress_replicas, **light)(
+        serve.ingress()(VideosApi)
+    )
+    return ingress.bind(config, model, jobs.bind(config, encoder, denoiser, decoder))
+
+
+def start(config: ServingConfig, engine: Engine | None = None) -> str:
+    """Serve on ``config.host:port`` of an initialised Ray and return the URL once requests are answered."""
+    from ray import serve
+
+    began = time.monotonic()
+    app = application(config, engine)
+    serve.start(http_options={"host": config.host, "port": config.port}, logging_config={"log_level": "WARNING"})
+    serve.run(app, name=APP_NAME, route_prefix="/", blocking=False)
+    host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
+    url = f"http://{host}:{config.port}"
+    logger.info("ready at %s after %.1f s", url, time.monotonic() - began)
+    return url
+
+
+def run(config: ServingConfig) -> None:
+    """Serve until interrupted (Ctrl-C), then stop the endpoint. Needs an initialised Ray."""
+    from ray import serve
+
+    try:
+        start(config)
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        logger.info("stopping")
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _found(checkpoint: str) -> str:
+    """Replicas start in other directories: a local checkpoint is named absolutely."""
+    from pathlib import Path
+
+    folder = Path(checkpoint).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else checkpoint
