@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mimir_ray.config import UserError
 from mimir_ray.model.latents import check_size, decode_frames, draw_latents, encode_moments, latent_shape
 from tests.tiny import LATENT_CHANNELS, tiny_transformer, tiny_vae
 
@@ -51,3 +52,19 @@ def test_the_padding_of_a_temporal_patch_is_dropped() -> None:
     latents = torch.randn(1, 4, LATENT_CHANNELS, 4, 4)
     assert np.array_equal(decode_frames(vae, latents), decode_frames(vae, latents[:, 1:]))
     assert decode_frames(vae, latents).shape[1] == 9
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((8, 64, 64), "num_frames=8 is not of the form 4k.1 .*: use 1 or 9"),
+        ((50, 64, 64), "num_frames=50 .*: use 49 or 57"),
+        ((13, 64, 64), "num_frames=13 makes 4 latent frames, .* odd number .*: use 9 or 17"),
+        ((0, 64, 64), "num_frames=0 .*: use 1 or 9"),
+        ((9, 72, 64), "height=72 must be a positive multiple of 16 .*: use 64 or 80"),
+        ((9, 64, 8), "width=8 must be a positive multiple of 16 .*: use 16"),
+    ],
+)
+def test_sizes_that_cannot_be_made_are_refused_with_the_remedy(size: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_size(tiny_vae().config, tiny_transformer().config, *size)
