@@ -1,0 +1,195 @@
+"""``mimir quickstart``: the whole road on the embedded world, in six stages that can be stopped anywhere and continued.
+
+Every stage is the job that a user would run by hand; here they follow each other with the ``shapes`` recipe. A stage
+that an earlier run finished says so and costs nothing; one that was killed continues from what it had committed.
+"""
+
+import logging
+import os
+import platform
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+from mimir_ray.config import fingerprint
+from mimir_ray.curation import curate
+from mimir_ray.curation.pipeline import Tables
+from mimir_ray.curation.summary import CurationSummary, losses, render
+from mimir_ray.precompute import PrecomputeSummary, precompute
+from mimir_ray.quickstart.config import QuickstartConfig
+from mimir_ray.quickstart.evaluate import Evaluation, evaluate, fixed_prompts, generate, llm_answers
+from mimir_ray.quickstart.journal import Journal, Stage
+from mimir_ray.quickstart.report import Funnel, Report, verdict
+from mimir_ray.quickstart.sheet import Row, contact_sheet
+from mimir_ray.recipes import Recipe, shapes
+from mimir_ray.shapes.dataset import BAD_CLIPS, render_corpus
+from mimir_ray.shapes.prompts import PromptSet
+from mimir_ray.storage import content_id, write_bytes, write_json
+from mimir_ray.training import TrainingSummary, train
+from mimir_ray.training.metrics import Row as MetricsRow
+from mimir_ray.training.metrics import read_metrics
+
+logger = logging.getLogger(__name__)
+
+MODELS = ("base", "Mimir")
+SHEET_ROWS: dict[PromptSet, int] = {"held": 6, "long": 3}
+REFUSED_SHOWN = 60
+
+
+def run(
+    out: Path, videos: Path | None = None, config: QuickstartConfig | None = None, recipe: Recipe | None = None
+) -> Path:
+    """Take the road from no data to a report under ``out``; returns the report. Ray must be initialised.
+
+    ``videos``, a folder of the user's own, goes down the same road beside the rendered clips.
+    """
+    config, recipe = config or QuickstartConfig(), recipe or shapes()
+    out = out.expanduser().absolute()
+    corpus, data = out / "corpus", str(out / "data")
+    prompts = fixed_prompts(config.prompts)
+    journal = Journal(out / "quickstart.json", stages=6)
+
+    with journal.stage("render") as stage:
+        _render(corpus, config, stage)
+    with journal.stage("curate") as stage:
+        sources = [str(corpus), *([str(videos)] if videos else [])]
+        curated = curate(sources, data, recipe.curation, progress=stage)
+        _say_curated(curated, stage)
+    with journal.stage("precompute") as stage:
+        encoded = precompute(data, recipe.model, recipe.precompute, progress=stage)
+        _say_encoded(encoded, stage)
+    with journal.stage("train") as stage:
+        folder = _training_folder(out, encoded, recipe)
+        trained = train(data, str(folder), recipe.model, recipe.training, on_metrics=partial(_show_loss, stage, recipe))
+        _say_trained(trained, recipe, stage)
+    with journal.stage("generate") as stage:
+        checkpoints = dict(zip(MODELS, (recipe.model.base, trained.export), strict=True))
+        files, reused = {}, True
+        for model, checkpoint in checkpoints.items():
+            made = generate(prompts, checkpoint, out / "videos", recipe.generation, config.seed, stage)
+            files[model], reused = made.files, reused and made.reused
+        stage.did(f"{sum(map(len, files.values()))} videos, one of each model for each prompt", reused=reused)
+    with journal.stage("report") as stage:
+        answers = llm_answers(trained.export, prompts, recipe.generation, config.seed)
+        evaluation = evaluate(prompts, files, out / "truth", recipe.generation, answers)
+        facts = _facts(config, recipe, trained)
+        page = _write(
+            out, evaluation, _funnel(data, curated), read_metrics(str(folder / "metrics.jsonl")), journal, facts
+        )
+        stage.did("scores, page and contact sheet")
+
+    for line in verdict(page):
+        logger.info("%s", line)
+    return out / "report.html"
+
+
+def _render(corpus: Path, config: QuickstartConfig, stage: Stage) -> None:
+    there = len(list(corpus.glob("clip-*.mp4"))) if corpus.is_dir() else 0
+    render_corpus(corpus, config.clips, config.seed)
+    reused = there >= config.clips
+    stage.did(f"{config.clips:,} captioned clips and {len(BAD_CLIPS)} files that must not pass", reused=reused)
+
+
+def _say_curated(summary: CurationSummary, stage: Stage) -> None:
+    rejected, quarantined = sum(summary.rejected.values()), sum(summary.quarantined.values())
+    stage.did(
+        f"{summary.inputs:,} files = {summary.kept:,} kept + {rejected:,} rejected + {quarantined:,} quarantined",
+        reused=summary.shards_reused == summary.shards,
+        detail=render(summary),
+    )
+
+
+def _say_encoded(summary: PrecomputeSummary, stage: Stage) -> None:
+    rows = ", ".join(f"{manifest.ok:,} {name}" for name, manifest in summary.tables.items())
+    stage.did(f"{rows}", reused=not any(summary.rows_encoded.values()))
+
+
+def _training_folder(out: Path, encoded: PrecomputeSummary, recipe: Recipe) -> Path:
+    """A folder for this model, these settings and these tables, so that other clips begin another training."""
+    tables = (part for manifest in encoded.tables.values() for part in (manifest.fingerprint, manifest.shards_id))
+    return out / "train" / content_id(fingerprint(recipe.model), fingerprint(recipe.training), *tables)
+
+
+def _show_loss(stage: Stage, recipe: Recipe, row: MetricsRow) -> None:
+    stage(row["step"], recipe.training.steps, f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s")
+
+
+def _say_trained(summary: TrainingSummary, recipe: Recipe, stage: Stage) -> None:
+    resumed = f", continued from step {summary.resumed_from:,}" if summary.resumed_from else ""
+    stage.did(
+        f"{summary.steps:,} steps of {recipe.training.batch_size} on {summary.clips:,} clips by "
+        f"{recipe.training.workers} workers, loss {summary.first_loss:.4f} to {summary.last_loss:.4f}{resumed}",
+        reused=summary.already_finished,
+    )
+
+
+def _funnel(data: str, summary: CurationSummary) -> Funnel:
+    rejected, quarantined = sum(summary.rejected.values()), sum(summary.quarantined.values())
+    refused = ((Path(loss.path).name, loss.status, loss.reason) for loss in losses(Tables.under(data).clips))
+    return Funnel(
+        counts={"ok": summary.kept, "rejected": rejected, "quarantined": quarantined},
+        reasons={
+            "rejected": {rule.replace("_", " "): count for rule, count in summary.rejected.items()},
+            "quarantined": summary.quarantined,
+        },
+        refused=list(islice(refused, REFUSED_SHOWN)),
+    )
+
+
+def _facts(config: QuickstartConfig, recipe: Recipe, trained: TrainingSummary) -> dict[str, str]:
+    training, generation = recipe.training, recipe.generation
+    packages = ("ray", "torch", "deepspeed", "diffusers", "transformers")
+    return {
+        "recipe": f"{recipe.name}, fingerprint {fingerprint(recipe)}",
+        "fine-tuning": f"{training.steps:,} steps of {training.batch_size}, ZeRO-{training.zero_stage}, "
+        f"{training.workers} workers, {training.precision}; {trained.export}",
+        "sampling": f"{generation.num_inference_steps} steps, guidance {generation.guidance_scale:g}, "
+        f"seeds from {config.seed}",
+        "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "software": ", ".join(f"{name} {version(name)}" for name in packages),
+        "again": "mimir quickstart (finished stages are reused)",
+    }
+
+
+def _processor() -> str:
+    """The processor's name; Linux keeps it in a file."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _write(
+    out: Path,
+    evaluation: Evaluation,
+    funnel: Funnel,
+    metrics: Sequence[MetricsRow],
+    journal: Journal,
+    facts: dict[str, str],
+) -> Report:
+    """Write the page, the contact sheet and the figures for machines."""
+    page = Report(
+        models=MODELS,
+        scores=evaluation.scores,
+        examples=evaluation.examples,
+        losses=[(row["step"], row["loss"]) for row in metrics],
+        funnel=funnel,
+        steps=list(journal.steps.values()),
+        facts=facts,
+    )
+    rows = [
+        Row(
+            example.prompt,
+            example.meaning,
+            [(video, right) for video, (_, right) in zip(videos, example.videos, strict=True)],
+        )
+        for name, count in SHEET_ROWS.items()
+        for example, videos in islice(evaluation.of(name), count)
+    ]
+    title = "The same prompts, the same seeds: the first of each list, none was chosen"
+    write_bytes(out / "contact_sheet.png", contact_sheet(title, MODELS, rows))
+    write_json(out / "scores.json", evaluation.figures())
+    write_bytes(out / "report.html", page.html().encode())
+    return page
