@@ -4,6 +4,6 @@ summary = precompute("runs/mine/data", recipe.model, recipe.precompute)
 """
 
 from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
-from mimir_ray.precompute.pipeline import PrecomputeSummary, Progress, precompute
+from mimir_ray.precompute.pipeline import PrecomputeSummary, precompute
 
-__all__ = ["ActorPool", "PrecomputeConfig", "PrecomputeSummary", "Progress", "precompute"]
+__all__ = ["ActorPool", "PrecomputeConfig", "PrecomputeSummary", "precompute"]

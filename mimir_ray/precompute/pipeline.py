@@ -2,8 +2,8 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     import ray.data
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a running precompute is."""
-
-    shards_done: int
-    shards: int
-    rows: dict[str, int]
-    """Rows committed by this run, by table."""
-    seconds: float
 
 
 class PrecomputeSummary(Config):
@@ -56,12 +45,13 @@ def precompute(
     config: PrecomputeConfig,
     *,
     overwrite: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> PrecomputeSummary:
     """Write `latents`, `t5_tokens` and, where the model has an LLM, `llm_tokens` beside `clips` and `captions`.
 
     Runs inside an initialised Ray. Committed shards are not touched; a run that was killed goes on where it was.
-    ``overwrite`` replaces the tables that another configuration made, and only those.
+    ``overwrite`` replaces the tables that another configuration made, and only those. ``progress`` gets the shards done
+    and their number.
 
     Raises:
         UserError: curation is not finished, a table is of another configuration, or the model cannot take the size.
@@ -74,22 +64,22 @@ def precompute(
     check_size(vae, transformer, config.num_frames, config.height, config.width)
     shards = _curated_shards(data)
     tables = _open_tables(data, table_keys(model, config), set(shards), overwrite)
-    pending = _pending(tables, shards)
-    waiting = ", ".join(f"{len(todo)} for {name}" for name, todo in pending.items())
+    pending = find_pending(tables, shards)
+    waiting = ", ".join(f"{len(names)} for {name}" for name, names in pending.items())
     logger.info("precompute: %d shards, pending %s", len(shards), waiting)
     rows: dict[str, int] = dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
-    total = len(set().union(*pending.values()))
-    for done, facts in enumerate(_run(data, model, config, pending) if total else (), start=1):
+    todo = set().union(*pending.values())
+    for done, facts in enumerate(_run(data, model, config, pending) if todo else (), start=len(shards) - len(todo) + 1):
         for name in tables:
             rows[name] += int(facts.get(f"{name}_rows", 0))
             busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
         seconds = time.monotonic() - began_s
-        logger.info("precompute: %d/%d shards, %.0f rows/s", done, total, sum(rows.values()) / seconds)
-        if on_progress is not None:
-            on_progress(Progress(shards_done=done, shards=total, rows=dict(rows), seconds=seconds))
-    if missing := {name: todo for name, table in tables.items() if (todo := table.pending(shards))}:
-        listed = "; ".join(f"{name}: {', '.join(todo[:5])} ({len(todo)} in all)" for name, todo in missing.items())
+        logger.info("precompute: %d/%d shards, %.0f rows/s", done, len(shards), sum(rows.values()) / seconds)
+        if progress is not None:
+            progress(done, len(shards))
+    if missing := {name: names for name, table in tables.items() if (names := table.pending(shards))}:
+        listed = "; ".join(f"{name}: {', '.join(names[:5])} ({len(names)} in all)" for name, names in missing.items())
         raise RuntimeError(f"shards were given up ({listed}); Ray's log has the reason; run again to try them again")
     inputs = _count_inputs(data, shards)
     return PrecomputeSummary(
@@ -120,16 +110,18 @@ def plan(data: str, model: ModelConfig, config: PrecomputeConfig, pending: dict[
     for table in pending:  # 1 shard name in, 1 shard name with counts out; the rows go to files
         if todo[table]:
             pool: ActorPool = getattr(config, table)
-            dataset = dataset.map_batches(
-                encoders[table],
-                batch_size=1,
-                fn_constructor_args=(data, model, config),
-                compute=ray.data.ActorPoolStrategy(size=pool.actors),
-                num_cpus=pool.num_cpus,  # decoding and tokenising; without a GPU also the encoder's one thread
-                num_gpus=pool.num_gpus,  # one copy of one encoder
-                max_restarts=3,  # the default is for ever: a shard that kills its actor would be tried without end
-                max_task_retries=1,
-            )
+            with warnings.catch_warnings():  # 2.60 deprecates the last two and has nothing else in their place
+                warnings.simplefilter("ignore", DeprecationWarning)
+                dataset = dataset.map_batches(
+                    encoders[table],
+                    batch_size=1,
+                    fn_constructor_args=(data, model, config),
+                    compute=ray.data.ActorPoolStrategy(size=pool.actors),
+                    num_cpus=pool.num_cpus,  # decoding and tokenising; without a GPU also the encoder's one thread
+                    num_gpus=pool.num_gpus,  # one copy of one encoder
+                    max_restarts=3,  # the default is for ever: a shard that kills its actor would be tried without end
+                    max_task_retries=1,
+                )
     dataset.context.max_errored_blocks = config.failed_shards
     return dataset
 
@@ -174,7 +166,7 @@ def _open_tables(data: str, keys: dict[str, Config], expected: set[str], overwri
     return tables
 
 
-def _pending(tables: dict[str, Table], shards: list[str]) -> dict[str, list[str]]:
+def find_pending(tables: dict[str, Table], shards: list[str]) -> dict[str, list[str]]:
     """Shards to encode, by table. Where an earlier table's shard is encoded anew, rows that were carried over from it
     may now be ok: their shard is encoded anew too."""
     pending = {name: table.pending(shards) for name, table in tables.items()}

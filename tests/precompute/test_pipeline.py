@@ -3,13 +3,17 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mimir_ray.config import UserError
 from mimir_ray.model.config import FuserConfig, ModelConfig
-from mimir_ray.precompute import PrecomputeSummary, Progress, precompute
+from mimir_ray.precompute import precompute
+from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
+from mimir_ray.precompute.keys import table_keys
+from mimir_ray.precompute.pipeline import find_pending
 from mimir_ray.storage import Table
-from tests.precompute.world import CONFIG, commit, curated, rows_of, tiny_model
+from tests.precompute.world import CONFIG, curated, rows_of, tiny_model
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 TABLES = ("latents", "t5_tokens", "llm_tokens")
@@ -22,16 +26,36 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def finished(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
-    """A data root whose precompute ran without interruption."""
-    root = curated(tmp_path_factory.mktemp("uninterrupted") / "data")
-    precompute(str(root), model, CONFIG)
+    """A data root whose precompute was killed at its first finished shard, lost another one, and was continued."""
+    root = curated(tmp_path_factory.mktemp("finished") / "data")
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, shards: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        precompute(str(root), model, CONFIG, progress=kill)
+    t5_tokens = Table(str(root / "t5_tokens"))
+    t5_tokens.drop(t5_tokens.shards()[:1])  # a kill can leave any set of whole shards
+    seen: list[tuple[int, int]] = []
+    summary = precompute(str(root), model, CONFIG, progress=lambda *done: seen.append(done))
+    assert 0 < sum(summary.rows_encoded.values()) < 9 + 18 + 18
+    assert seen[-1] == (3, 3)
     return root
 
 
-def copy_of_curated(finished: Path, target: Path) -> Path:
-    """The same clips (their paths are those of the original), without what precompute wrote."""
-    shutil.copytree(finished, target, ignore=shutil.ignore_patterns("videos", *TABLES))
-    return target
+def test_a_killed_run_ends_with_the_rows_of_an_uninterrupted_loop(
+    finished: Path, model: ModelConfig, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos", *TABLES))
+    for encoder_class in (LatentEncoder, T5Encoder, LLMEncoder):
+        encoder = encoder_class(str(data), model, CONFIG)
+        for shard in ("shard-0", "shard-1", "shard-2"):
+            encoder({"shard": np.array([shard]), encoder.table.name: np.array([True])})
+        assert rows_of(finished, encoder.table.name) == rows_of(data, encoder.table.name)
 
 
 def test_every_clip_and_caption_is_accounted_for(finished: Path, model: ModelConfig) -> None:
@@ -39,7 +63,12 @@ def test_every_clip_and_caption_is_accounted_for(finished: Path, model: ModelCon
     assert summary.clips == 9  # 3 shards of 3; the 3 that curation rejected are no inputs
     for name, inputs, lost in (("latents", 9, 1), ("t5_tokens", 18, 2), ("llm_tokens", 18, 2)):
         manifest = summary.tables[name]
-        assert (manifest.inputs, manifest.ok, manifest.rejected, manifest.quarantined) == (inputs, inputs - lost, 0, lost)
+        assert (manifest.inputs, manifest.ok, manifest.rejected, manifest.quarantined) == (
+            inputs,
+            inputs - lost,
+            0,
+            lost,
+        )
         rows = rows_of(finished, name)
         assert len(rows) == inputs
         assert {row["clip_id"] for row in rows if row["status"] != "ok"} == {"clip-0-1"}
@@ -62,31 +91,7 @@ def test_a_finished_stage_does_nothing(finished: Path, model: ModelConfig) -> No
     assert {path: path.stat().st_mtime_ns for path in finished.glob("*/*.parquet")} == before
 
 
-def test_a_killed_run_continues_to_the_same_rows(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
-    data = copy_of_curated(finished, tmp_path / "data")
-
-    class Killed(Exception):
-        pass
-
-    def kill(progress: Progress) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        precompute(str(data), model, CONFIG, on_progress=kill)
-    for shard in Table(str(data / "t5_tokens")).shards()[:1]:  # a kill can leave any set of whole shards
-        Table(str(data / "t5_tokens")).drop([shard])
-    seen: list[Progress] = []
-    summary = precompute(str(data), model, CONFIG, on_progress=seen.append)
-    assert 0 < sum(summary.rows_encoded.values()) < 9 + 18 + 18
-    assert seen[-1].shards_done == seen[-1].shards <= 3
-    for name in TABLES:
-        assert rows_of(data, name) == rows_of(finished, name)
-        assert counts(summary, name) == counts(precompute(str(finished), model, CONFIG), name)
-
-
-def test_other_answers_leave_latents_and_t5_tokens_alone(
-    finished: Path, model: ModelConfig, tmp_path: Path
-) -> None:
+def test_other_answers_leave_latents_and_t5_tokens_alone(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos"))
     config = CONFIG.model_copy(update={"answers": 1})
@@ -98,52 +103,52 @@ def test_other_answers_leave_latents_and_t5_tokens_alone(
     assert [row["answers"] for row in rows_of(data, "llm_tokens") if row["status"] == "ok"] == firsts
 
 
-def test_a_mended_clip_reaches_every_table(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
+def test_rows_that_were_carried_over_are_encoded_when_their_clip_is_mended(finished: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    shutil.copytree(finished, data)
-    rows = {shard: Table(str(data / "clips")).read(shard).to_pylist() for shard in Table(str(data / "clips")).shards()}
-    for row in rows["shard-0"]:
-        if row["clip_id"] == "clip-0-1":
-            row["path"] = str(finished / "videos" / "clip-0-0.mp4")
-    shutil.rmtree(data / "clips")
-    commit(data, "clips", rows)
-    Table(str(data / "latents")).drop(["shard-0"])
-    summary = precompute(str(data), model, CONFIG)
-    assert summary.rows_encoded == {"latents": 3, "t5_tokens": 6, "llm_tokens": 6}
-    assert [summary.tables[name].quarantined for name in TABLES] == [0, 0, 0]
+    shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos"))
+    tables = {name: Table(str(data / name)) for name in TABLES}
+    shards = ["shard-0", "shard-1", "shard-2"]
+    tables["latents"].drop(["shard-0", "shard-1"])  # only shard-0 had a broken clip
+    assert find_pending(tables, shards) == {
+        "latents": ["shard-0", "shard-1"],
+        "t5_tokens": ["shard-0"],
+        "llm_tokens": ["shard-0"],
+    }
 
 
-def test_a_base_without_llm_has_no_llm_tokens(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
-    data = copy_of_curated(finished, tmp_path / "data")
+def test_a_base_without_llm_has_no_llm_tokens(model: ModelConfig) -> None:
     base = ModelConfig(base=model.base, fuser=FuserConfig.baseline())
-    summary = precompute(str(data), base, CONFIG)
-    assert list(summary.tables) == ["latents", "t5_tokens"]
-    assert not (data / "llm_tokens").exists()
-    assert rows_of(data, "t5_tokens") == rows_of(finished, "t5_tokens")
+    keys = table_keys(base, CONFIG)
+    assert list(keys) == ["latents", "t5_tokens"]
+    assert keys == {name: key for name, key in table_keys(model, CONFIG).items() if name != "llm_tokens"}
 
 
-def test_what_cannot_run_is_refused_before_anything_starts(
-    finished: Path, model: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_moved_checkpoint_is_the_same_and_changed_weights_are_not(model: ModelConfig, tmp_path: Path) -> None:
+    shutil.copytree(model.base, tmp_path / "base")
+    moved = model.model_copy(update={"base": str(tmp_path / "base")})
+    assert table_keys(moved, CONFIG) == table_keys(model, CONFIG)
+    weights = tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    changed = {name for name, key in table_keys(moved, CONFIG).items() if key != table_keys(model, CONFIG)[name]}
+    assert changed == {"latents"}
+
+
+def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `mimir curate"):
         precompute(str(tmp_path / "nothing"), model, CONFIG)
     with pytest.raises(UserError, match="num_frames=13"):
         precompute(str(finished), model, CONFIG.model_copy(update={"num_frames": 13}))
-    with pytest.raises(UserError, match="no vae/config.json"):
-        (tmp_path / "empty").mkdir()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no vae/config\.json"):
         precompute(str(finished), model.model_copy(update={"base": str(tmp_path / "empty")}), CONFIG)
 
 
 def test_a_shard_that_cannot_be_encoded_is_named_and_the_others_are_kept(
     finished: Path, model: ModelConfig, tmp_path: Path
 ) -> None:
-    data = copy_of_curated(finished, tmp_path / "data")
-    (data / "clips" / "shard-1.parquet").write_bytes(b"not parquet")
-    with pytest.raises(RuntimeError, match=r"latents: shard-1 \(1 in all\).*run again"):
+    data = tmp_path / "data"
+    shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos", "llm_tokens"))
+    (data / "captions" / "shard-1.parquet").write_bytes(b"not parquet")
+    with pytest.raises(RuntimeError, match=r"llm_tokens: shard-1 \(1 in all\).*run again"):
         precompute(str(data), model, CONFIG)
     assert Table(str(data / "llm_tokens")).shards() == ["shard-0", "shard-2"]
-
-
-def counts(summary: PrecomputeSummary, name: str) -> tuple[int, int, int, int, dict[str, int]]:
-    manifest = summary.tables[name]
-    return manifest.inputs, manifest.ok, manifest.rejected, manifest.quarantined, manifest.reasons
