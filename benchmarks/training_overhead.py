@@ -224,9 +224,7 @@ def write_tables(root: Path, clips: int) -> None:
         latents.append(
             {**key, "moments": states(3, 32, 8, 8), "shape": [3, 32, 8, 8], "frame_indices": list(range(9)), **fine}
         )
-        t5.append(
-            {**key, "states": states(TEXT_LENGTH, TEXT_DIM), "length": TEXT_LENGTH, "width": TEXT_DIM, **caption}
-        )
+        t5.append({**key, "states": states(TEXT_LENGTH, TEXT_DIM), "length": TEXT_LENGTH, "width": TEXT_DIM, **caption})
         answer = {"seed": 0, "token_ids": [1] * 16, "states": states(16, LLM_DIM), "length": 16}
         tokens = {"query_states": states(12, LLM_DIM), "query_length": 12, "answers": [answer]}
         llm.append({**key, **tokens, "instruction_states": states(4, LLM_DIM), "width": LLM_DIM, **caption})

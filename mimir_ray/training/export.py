@@ -40,6 +40,8 @@ def export(weights: dict[str, Tensor], model: ModelConfig, out: str, account: di
     system, path = filesystem(target)
     if isinstance(system, pafs.LocalFileSystem):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        for leftover in Path(path).parent.glob(f".{Path(path).name}.*.tmp"):
+            shutil.rmtree(leftover)
         hidden = Path(path).parent / f".{Path(path).name}.{secrets.token_hex(6)}.tmp"
         try:
             pipeline.save_pretrained(hidden)

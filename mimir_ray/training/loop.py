@@ -46,10 +46,10 @@ def run_steps(
         saves = count % config.checkpoint_every == 0 or count == config.steps
         if saves or count % config.log_every == 0:
             row = interval.close(engine, config, count)
-            interval = _Interval()
             record(row)
             if saves:
                 checkpoint(row)
+            interval = _Interval()
         asked = time.perf_counter()
 
 

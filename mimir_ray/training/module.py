@@ -3,7 +3,6 @@
 One module, so that ZeRO sees every parameter; no T5, LLM or VAE, so that their memory is free for training.
 """
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ from mimir_ray.model import diffusion
 from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.training.batches import Batch
 from mimir_ray.training.config import TrainingConfig
-
-logger = logging.getLogger(__name__)
 
 
 class TrainingModule(nn.Module):
@@ -31,9 +28,7 @@ class TrainingModule(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean loss and the loss of each sample (B), both float32; the noise is added and compared in float32."""
         condition = self.token_fuser(batch.tokens, batch.keep)
-        loss = diffusion.loss(
-            self.transformer, self.schedule, batch.latents, condition, batch.timesteps, batch.noise
-        )
+        loss = diffusion.loss(self.transformer, self.schedule, batch.latents, condition, batch.timesteps, batch.noise)
         return loss.mean, loss.per_sample.detach()
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
@@ -67,12 +62,7 @@ def load_start(model: ModelConfig, seed: int) -> Start:
     Raises:
         UserError: no such checkpoint, or one whose token fuser differs from ``model.fuser``.
     """
-    from diffusers import (
-        AutoencoderKLCogVideoX,
-        CogVideoXDDIMScheduler,
-        CogVideoXTransformer3DModel,
-        DiffusionPipeline,
-    )
+    from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel, DiffusionPipeline
 
     from mimir_ray.model.token_fuser import TokenFuser
 
@@ -80,7 +70,7 @@ def load_start(model: ModelConfig, seed: int) -> Start:
     try:
         index = DiffusionPipeline.load_config(base, **where)
         config = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", **where)
-        vae = AutoencoderKLCogVideoX.load_config(base, subfolder="vae", **where)
+        vae = CogVideoXTransformer3DModel.load_config(base, subfolder="vae", **where)
         scheduler = CogVideoXDDIMScheduler.from_pretrained(base, subfolder="scheduler", **where)
         if index["_class_name"] == "MimirPipeline":
             fuser = TokenFuser.from_pretrained(base, subfolder="token_fuser", **where)

@@ -66,9 +66,7 @@ class SampleOrder:
             self._shards = epoch, windows, _starts([sum(self.counts[name] for name in names) for names in windows])
         return self._shards[1], self._shards[2]
 
-    def _window(
-        self, epoch: int, number: int, shards: list[str]
-    ) -> tuple[npt.NDArray[np.int64], list[str], list[int]]:
+    def _window(self, epoch: int, number: int, shards: list[str]) -> tuple[npt.NDArray[np.int64], list[str], list[int]]:
         if self._rows is None or self._rows[0] != (epoch, number):
             counts = [self.counts[name] for name in shards]
             permutation = np.random.default_rng(seed_of(self.seed, epoch, number)).permutation(sum(counts))

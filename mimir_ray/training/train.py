@@ -108,9 +108,9 @@ def train(
 
 
 def _begin(out: str, run: _Run) -> None:
-    """Claim ``out`` for this run. Raises UserError where it belongs to another."""
+    """Claim ``out`` for this run. Raises UserError where another one has already trained there."""
     uri = join(out, "_run.json")
-    if exists(uri):
+    if exists(uri) and exists(join(out, "metrics.jsonl")):
         changed = differences(read_json(uri), run.model_dump(mode="json"))
         if changed:
             raise UserError(

@@ -183,5 +183,3 @@ def run_without_ray(world: World) -> list[dict[str, Any]]:
     """Every sharded run, in two processes; what each rank found."""
     mp.start_processes(_rank, (world.root,), nprocs=WORLD, start_method="spawn")
     return [torch.load(world.root / f"outcomes-{rank}.pt", weights_only=False) for rank in range(WORLD)]
-
-

@@ -1,5 +1,7 @@
 """What a configuration refuses, and the learning rate that it makes."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -35,6 +37,12 @@ def test_captions_without_any_weight_are_refused() -> None:
 def test_it_survives_yaml() -> None:
     made = config(betas=(0.9, 0.99), fuser_learning_rate=1e-3)
     assert fingerprint(from_yaml(TrainingConfig, to_yaml(made))) == fingerprint(made)
+
+
+def test_importing_the_room_brings_no_heavy_library() -> None:
+    code = "import sys, mimir_ray.training; print({'torch', 'ray', 'deepspeed', 'diffusers'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "set()"
 
 
 def test_the_learning_rate_warms_up_and_follows_half_a_cosine() -> None:
