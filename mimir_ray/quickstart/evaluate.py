@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mimir_ray.generation.batch import Progress, generate_batch
-from mimir_ray.generation.naming import model_name
 from mimir_ray.generation.config import GenerationConfig
+from mimir_ray.generation.naming import model_name
 from mimir_ray.quickstart.journal import Stage
 from mimir_ray.quickstart.report import Example
 from mimir_ray.quickstart.scores import Share, judge, judge_shuffled, tally
