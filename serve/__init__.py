@@ -1,0 +1,1 @@
+"""What Serve configuration files name: the application, and the files themselves."""
