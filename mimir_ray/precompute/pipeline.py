@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import Config, UserError
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.precompute.components import read_config
+from mimir_ray.precompute.components import located, read_config
 from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
 from mimir_ray.precompute.inputs import has_carried, ok_captions, ok_clips
 from mimir_ray.precompute.keys import table_keys
-from mimir_ray.storage import Manifest, Table, join
+from mimir_ray.storage import Manifest, Table, absolute, join
 
 if TYPE_CHECKING:
     import ray.data
@@ -60,6 +60,7 @@ def precompute(
     from mimir_ray.model.latents import check_size
 
     began_s = time.monotonic()
+    data, model = absolute(data), located(model)
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
     check_size(vae, transformer, config.num_frames, config.height, config.width)
     shards = _curated_shards(data)
