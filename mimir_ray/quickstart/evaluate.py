@@ -4,11 +4,10 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mimir_ray.generation.batch import Progress, generate_batch
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.generation.naming import model_name
 from mimir_ray.quickstart.journal import Stage
@@ -19,6 +18,9 @@ from mimir_ray.shapes.language import explanation
 from mimir_ray.shapes.prompts import PROMPT_SETS, PromptSet, ScenePrompt, evaluation_prompts
 from mimir_ray.shapes.world import Frames, render
 from mimir_ray.video import encode_mp4, read_frames, write_mp4
+
+if TYPE_CHECKING:
+    from mimir_ray.generation.batch import Progress
 
 Prompts = Mapping[PromptSet, Sequence[ScenePrompt]]
 
@@ -72,13 +74,15 @@ def requests_of(prompts: Prompts, model: str, config: GenerationConfig, seed: in
 
 def generate(prompts: Prompts, checkpoint: str, out: Path, config: GenerationConfig, seed: int, stage: Stage) -> Made:
     """Make the videos that are missing, in a folder named after the model's content."""
+    from mimir_ray.generation.batch import generate_batch
+
     model = model_name(checkpoint)
     folder = out / model
     asked = requests_of(prompts, model, config, seed)
     files = [folder / "videos" / f"{request.request_id}.mp4" for request in asked]
     reused = all(file.exists() for file in files)
 
-    def show(progress: Progress) -> None:
+    def show(progress: "Progress") -> None:
         stage(progress.done, progress.total, f"{progress.videos_per_s:.1f} videos/s")
 
     generate_batch(asked, checkpoint, str(folder), config, on_progress=show)
