@@ -98,7 +98,7 @@ def _pipeline(
 
     rows = [{"request": request.model_dump_json()} for request in requests]
     # One block a row, so that a video starts its next stage as soon as it is ready and a crash costs one video.
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset.context.max_errored_blocks = -1  # what was lost is found missing from the table, and quarantined
     loaded = {"checkpoint": checkpoint, "runtime": config.runtime}
     written = {**loaded, "table": table, "videos": videos}

@@ -13,6 +13,15 @@ from mimir_ray.generation.stages import DecodeStage, DenoiseStage, EncodeStage
 if TYPE_CHECKING:
     from mimir_ray.model.pipeline import MimirPipeline
 
+__all__ = [
+    "load_decode_stage",
+    "load_denoise_stage",
+    "load_encode_stage",
+    "load_generator",
+    "load_pipeline",
+    "model_name",
+]
+
 
 def load_pipeline(checkpoint: str, runtime: RuntimeConfig) -> "MimirPipeline":
     """The whole pipeline, ready to compute in this process."""
