@@ -14,7 +14,7 @@ from mimir_ray.quickstart.journal import Stage
 from mimir_ray.quickstart.report import Example
 from mimir_ray.quickstart.scores import Share, judge, judge_shuffled, tally
 from mimir_ray.records import GenerationRequest
-from mimir_ray.shapes.language import explanation
+from mimir_ray.shapes.language import long_caption
 from mimir_ray.shapes.prompts import PROMPT_SETS, PromptSet, ScenePrompt, evaluation_prompts
 from mimir_ray.shapes.world import Frames, render
 from mimir_ray.video import encode_mp4, read_frames, write_mp4
@@ -119,7 +119,7 @@ def evaluate(
                 Example(
                     prompt_set=name,
                     prompt=prompt.text,
-                    meaning=explanation(prompt.scene, random.Random(0)),
+                    meaning="" if name == "long" else long_caption(prompt.scene, random.Random(0)),
                     answer=answers[start + index],
                     videos=[
                         (encode_mp4(video, config.fps), verdicts[model][index])

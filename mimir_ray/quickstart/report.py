@@ -25,13 +25,16 @@ SETS: dict[PromptSet, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt, what it means, what the LLM answered to it, and every model's video (mp4 bytes) with its verdict."""
+    """One prompt and what became of it."""
 
     prompt_set: PromptSet
     prompt: str
     meaning: str
+    """In plain words; empty where the prompt says it itself."""
     answer: str
+    """Of the LLM."""
     videos: Sequence[tuple[bytes, Verdict]]
+    """Of each model: mp4 and what the scorer says of it."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,10 @@ def _card(example: Example, models: Sequence[str]) -> str:
         f"<figure>{_video(video)}<figcaption><b>{escape(model)}</b>{_marks(right)}</figcaption></figure>"
         for model, (video, right) in zip(models, example.videos, strict=True)
     )
+    said = {"asks for": example.meaning, "the LLM says": example.answer}
+    lines = "<br>".join(f"{who}: {escape(text)}" for who, text in said.items() if text)
     return (
-        f'<article class="card"><h4>{escape(example.prompt)}</h4>'
-        f'<p class="quiet">asks for: {escape(example.meaning)}<br>the LLM says: {escape(example.answer)}</p>'
+        f'<article class="card"><h4>{escape(example.prompt)}</h4><p class="quiet">{lines}</p>'
         f'<div class="pair">{figures}</div></article>'
     )
 

@@ -16,7 +16,7 @@ PAPER, INK, QUIET, RIGHT, WRONG = "#ffffff", "#1c1e21", "#6b7077", "#1d7f4e", "#
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt: what it says, what it means, and each model's video (F H W 3) with the scorer's verdict."""
+    """One prompt, what it means (may be empty), and each model's video (F H W 3) with its verdict."""
 
     prompt: str
     meaning: str
@@ -40,7 +40,7 @@ def contact_sheet(title: str, models: Sequence[str], rows: Sequence[Row], moment
         for column, (frames, verdict) in enumerate(row.videos):
             left = _left(column, strip_px)
             for place, moment in enumerate(np.linspace(0, len(frames) - 1, moments).round().astype(int)):
-                cell = Image.fromarray(frames[moment]).resize((CELL_PX, CELL_PX), Image.Resampling.NEAREST)
+                cell = Image.fromarray(frames[moment]).resize((CELL_PX, CELL_PX), Image.Resampling.BICUBIC)
                 page.paste(cell, (left + place * (CELL_PX + GAP_PX), top))
             _verdict(draw, verdict, left, top + CELL_PX + 3)
     buffer = io.BytesIO()
