@@ -1,0 +1,81 @@
+"""What the doctor finds, and how it says so."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from mimir_ray.cli import doctor
+from mimir_ray.cli.checks import Finding, machine, media, ray_runtime, torch_stack
+from mimir_ray.cli.checks.finding import failure, ok, warning
+from tests.cli.command import mimir
+
+
+def healthy() -> Iterator[Finding]:
+    yield ok("disk", "80 GB free")
+    yield warning("gpu", "no CUDA device", "enough for the shapes recipe")
+
+
+def ill() -> Iterator[Finding]:
+    yield failure("weights", "base: incomplete", "reinstall mimir-ray")
+
+
+def broken() -> Iterator[Finding]:
+    yield ok("codec", "found")
+    raise ImportError("libav.so")
+
+
+def test_warnings_are_not_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", (healthy,))
+    result = mimir("doctor")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0] == "ok       disk        80 GB free"
+    assert "-> enough for the shapes recipe" in result.stdout
+
+
+@pytest.mark.parametrize("check", [ill, broken])
+def test_failures_end_with_one_and_the_other_checks_are_still_made(
+    check: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", (check, healthy))
+    result = mimir("doctor", "--json")
+    assert result.exit_code == 1
+    findings = [Finding.model_validate(finding) for finding in json.loads(result.stdout)]
+    assert [finding.level for finding in findings if finding.subject in ("disk", "gpu")] == ["ok", "warning"]
+    assert all(finding.remedy for finding in findings if finding.level != "ok")
+    assert any(finding.level == "failure" for finding in findings)
+
+
+def test_this_machine_can_do_what_the_tests_need() -> None:
+    for check in (machine.python, machine.disk, machine.compiler, torch_stack.deepspeed, media.decoders):
+        assert all(finding.level != "failure" for finding in check())
+    assert [finding.level for finding in media.round_trip()] == ["ok"]
+
+
+def test_the_token_of_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [finding.level for finding in ray_runtime.auth_token()] == ["ok"]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
+    (trap,) = ray_runtime.auth_token()
+    assert (trap.level, "RAY_AUTH_MODE=token" in trap.remedy) == ("warning", True)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert [finding.level for finding in ray_runtime.auth_token()] == ["ok"]
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert [finding.level for finding in ray_runtime.auth_token()] == ["warning"]
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere")
+    assert [finding.level for finding in ray_runtime.auth_token()] == ["failure"]
+
+
+def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(address: str | None = None) -> None:
+        from mimir_ray.config import UserError
+
+        raise UserError("no Ray cluster answers at 'h:6379'")
+
+    monkeypatch.setattr("mimir_ray.cli.ray_cluster.connect", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", "h:6379")
+    assert [finding.level for finding in ray_runtime.starts()] == ["failure"]
