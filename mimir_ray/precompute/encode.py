@@ -1,7 +1,7 @@
 """Clips -> latents, captions -> T5 tokens, captions -> LLM tokens: rows in, rows out, no file and no Ray.
 
 Every function returns one row per input, in order. What cannot be encoded becomes a quarantined row with its reason,
-alone: when a batch fails, its members are encoded one by one.
+alone: a batch that fails is halved until the row at fault is found.
 
 Shapes: ``F H W`` frames, ``T h w`` latents, ``C`` latent channels, ``N`` T5 tokens, ``L`` LLM tokens, ``D`` width.
 """
@@ -124,7 +124,7 @@ def _text_rows(
 
 
 def _each(items: Sequence[In], batch: int, encode: Callable[[Sequence[In]], list[Row]]) -> list[Row | Exception]:
-    """``encode`` over batches; a batch that raises is taken apart, so that only the member at fault has the exception.
+    """``encode`` over batches; a batch that raises is halved until only the member at fault has the exception.
 
     Raises UserError where the GPU's memory does not hold a batch: that is about the configuration, not about a row.
     """
@@ -137,7 +137,7 @@ def _each(items: Sequence[In], batch: int, encode: Callable[[Sequence[In]], list
             remedy = "lower the batch of the actor pool, or give it a larger GPU"
             raise UserError(f"a batch of {len(members)} does not fit the GPU's memory ({error}): {remedy}") from error
         except Exception as error:
-            results += [error] if len(members) == 1 else _each(members, 1, encode)
+            results += [error] if len(members) == 1 else _each(members, (len(members) + 1) // 2, encode)
     return results
 
 

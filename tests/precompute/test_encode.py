@@ -173,3 +173,19 @@ def test_the_batch_is_part_of_no_answer(pipeline: MimirPipeline) -> None:
 def test_config_needs_a_size() -> None:
     with pytest.raises(ValueError, match="num_frames"):
         PrecomputeConfig(height=64, width=64)  # type: ignore[call-arg]
+
+
+def test_one_bad_text_costs_few_batches() -> None:
+    class Counting:
+        max_length, calls = 1, 0
+
+        def encode(self, texts: Sequence[str]) -> torch.Tensor:
+            self.calls += 1
+            if "bad" in texts:
+                raise ArithmeticError("no")
+            return torch.ones(len(texts), 1, 2)
+
+    branch = Counting()
+    rows = t5_rows(captions("bad", *map(str, range(63))), branch, CONFIG)  # type: ignore[arg-type]
+    assert [row["status"] for row in rows] == ["quarantined"] + ["ok"] * 63
+    assert branch.calls == 13  # 1 of 64, then 2 of each halving
