@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.console import register
-from mimir_ray.cli.options import RayAddress
-from mimir_ray.cli.paths import require
+from mimir_ray.cli.console import register, results
+from mimir_ray.cli.options import Assignments, RayAddress, load_recipe
+from mimir_ray.cli.paths import require, require_checkpoint
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,6 +25,11 @@ def quickstart(
         Path | None, typer.Option("--videos", help="A folder of your own videos to send down the road as well.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where every stage writes.")] = Path("runs/quickstart"),
+    clips: Annotated[
+        int | None, typer.Option("--clips", min=1, help="Clips to render; fewer for a quick look.")
+    ] = None,
+    prompts: Annotated[int | None, typer.Option("--prompts", min=3, help="Evaluation prompts of each list.")] = None,
+    assignments: Assignments = None,
     address: RayAddress = None,
 ) -> None:
     """Run the whole road on this machine: clips, curation, precompute, fine-tuning, generation, scores and a report.
@@ -33,9 +38,15 @@ def quickstart(
     """
     if videos is not None:
         require(str(videos), "--videos", "name a folder of video files")
+    recipe = load_recipe("shapes", assignments)
+    require_checkpoint(recipe.model.base)
 
     from mimir_ray.cli.ray_cluster import connect
+    from mimir_ray.quickstart.config import QuickstartConfig
     from mimir_ray.quickstart.run import run
 
     connect(address)
-    run(out, videos)
+    chosen = {"clips": clips, "prompts": prompts}
+    config = QuickstartConfig(**{field: value for field, value in chosen.items() if value is not None})
+    report = run(out, videos, config, recipe)
+    results.print(f"{report}\n{report.with_name('contact_sheet.png')}", markup=False)

@@ -9,11 +9,12 @@ import typer
 from mimir_ray.cli.console import register, results, status
 from mimir_ray.cli.options import Assignments, load_recipe
 from mimir_ray.cli.paths import require_checkpoint
+from mimir_ray.config import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from rich.table import Table
 
-    from mimir_ray.quickstart.scores import Share
+    from mimir_ray.shapes.scoreboard import Scores
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +68,15 @@ def score(
 
     import torch
     from rich.progress import track
+    from rich.table import Table
 
     from mimir_ray.generation.checkpoint import load_generator
     from mimir_ray.generation.generator import generate
-    from mimir_ray.quickstart.scores import judge, tally
     from mimir_ray.shapes.prompts import PROMPT_SETS, evaluation_prompts
+    from mimir_ray.shapes.scoreboard import ceiling, floor, score_all
 
     generator = load_generator(checkpoint, config.runtime)
-    rows: dict[str, dict[str, Share]] = {}
+    table = Table("prompts", "axis", "right", "of", "share", "95% interval", "floor", "ceiling")
     for name in PROMPT_SETS:
         listed = evaluation_prompts(name, prompts)
         with torch.inference_mode():
@@ -82,29 +84,46 @@ def score(
                 generate(generator, config.request(prompt.text, generator.model, seed=config.seed + index))
                 for index, prompt in enumerate(track(listed, name, console=status, transient=True))
             ]
-        rows[name] = tally(judge(videos, listed))
-    _show(rows)
+        _add(table, name, score_all(videos, listed), floor(videos, listed), ceiling(listed))
+    results.print(table)
 
 
 def pretrain(
     out: Annotated[Path, typer.Option("--out", help="Folder of every stage's model, log and scores.")],
-    assignments: Assignments = None,
+    stages: Annotated[
+        list[str] | None, typer.Option("--stage", help="Only these of tokenizers, llm, t5, vae, latents, base.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, such as vae.full_steps=10."),
+    ] = None,
 ) -> None:
-    """Make the small models that ship with the package from nothing: tokenizers, LLM, T5, VAE, base."""
+    """Make the small models that ship with the package from nothing, stage by stage.
+
+    Stages that are done are skipped; pretrain.jsonl in the folder is the log.
+    """
     from mimir_ray.config import override
-    from mimir_ray.shapes.pretrain.config import PretrainConfig
+    from mimir_ray.shapes.pretrain.config import STAGES, PretrainConfig
+
+    if unknown := [stage for stage in stages or [] if stage not in STAGES]:
+        raise UserError(f"there is no stage {unknown[0]!r}; choose of {', '.join(STAGES)}")
+    config = override(PretrainConfig(), assignments or [])
+
     from mimir_ray.shapes.pretrain.run import pretrain as run
 
-    run(out, override(PretrainConfig(), assignments or []))
+    run(out, config, [stage for stage in STAGES if not stages or stage in stages])
+    results.print(str(out / "base"), markup=False)
 
 
-def _show(rows: "Mapping[str, Mapping[str, Share]]") -> None:
-    from rich.table import Table
-
-    table = Table("prompts", "axis", "right", "of", "share", "95% interval")
-    for name, axes in rows.items():
-        for axis, share in axes.items():
-            low, high = share.interval
-            table.add_row(name, axis, str(share.right), str(share.of), f"{share.value:.2f}", f"{low:.2f} to {high:.2f}")
-        table.add_section()
-    results.print(table)
+def _add(table: "Table", name: str, scores: "Scores", floor: "Scores", ceiling: "Scores") -> None:
+    """Rows of one prompt list. Floor: the same videos against other prompts; ceiling: true videos."""
+    for axis, share in scores.items():
+        low, high = share.interval
+        shares = (
+            f"{share.value:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{floor[axis].value:.2f}",
+            f"{ceiling[axis].value:.2f}",
+        )
+        table.add_row(name, axis, str(share.right), str(share.total), *shares)
+    table.add_section()
