@@ -13,6 +13,7 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
+from mimir_ray.cli.console import results
 from mimir_ray.config import fingerprint
 from mimir_ray.curation import curate
 from mimir_ray.curation.pipeline import Tables
@@ -82,6 +83,9 @@ def run(
 
     for line in verdict(page):
         logger.info("%s", line)
+    found = {"report": out / "report.html", "contact sheet": out / "contact_sheet.png", "model": trained.export}
+    for what, where in found.items():
+        results.print(f"{what:<14} {where}")
     return out / "report.html"
 
 
