@@ -58,8 +58,8 @@ class Journal:
         title = f"{self._number}/{self._stages} {name}"
         columns = TextColumn(title), BarColumn(28), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
         live = Progress(*columns, console=status, transient=True, disable=not status.is_terminal)
-        began_s = time.monotonic()
         with _others_quiet(), live:
+            began_s = time.monotonic()
             stage = Stage(title, live)
             yield stage
         seconds = time.monotonic() - began_s
