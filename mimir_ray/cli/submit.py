@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 VERBS = ("curate", "precompute", "train", "generate")
 """Verbs that have a module in jobs/."""
-EXCLUDES = [".git", ".venv", "runs", "tests"]
-"""Left out of the upload, besides what .gitignore names."""
+EXCLUDES = ["tests"]
+"""Left out of the upload, besides what Ray (.git, .venv) and .gitignore (runs) leave out."""
 
 logger = logging.getLogger(__name__)
 
