@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from mimir_ray.quickstart.scores import Share
+from mimir_ray.shapes.scoreboard import Share
 
 ROW_PX, LABEL_PX, PLOT_PX = 44, 78, 330
 
@@ -38,7 +38,7 @@ def _x(share: float) -> float:
 def _whisker(share: Share, y: float, style: str, model: str) -> str:
     low, high = (_x(end) for end in share.interval)
     return (
-        f'<g class="{style}"><title>{escape(model)}: {percent(share)}, {share.right} of {share.of}</title>'
+        f'<g class="{style}"><title>{escape(model)}: {percent(share)}, {share.right} of {share.total}</title>'
         f'<line x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle cx="{_x(share.value)}" cy="{y}" r="4.5"/></g>'
     )
 

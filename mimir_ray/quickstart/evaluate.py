@@ -12,10 +12,11 @@ from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.generation.naming import model_name
 from mimir_ray.quickstart.journal import Stage
 from mimir_ray.quickstart.report import Example
-from mimir_ray.quickstart.scores import Share, judge, judge_shuffled, tally
 from mimir_ray.records import GenerationRequest
 from mimir_ray.shapes.language import long_caption
 from mimir_ray.shapes.prompts import PROMPT_SETS, PromptSet, ScenePrompt, evaluation_prompts
+from mimir_ray.shapes.scoreboard import Share, floor, score_all, tally
+from mimir_ray.shapes.scorer import score
 from mimir_ray.shapes.world import Frames, render
 from mimir_ray.video import encode_mp4, read_frames, write_mp4
 
@@ -41,11 +42,12 @@ class Evaluation:
 
     def figures(self) -> dict[str, Any]:
         """The scores as plain data: right, of and the 95% interval."""
+
+        def figure(share: Share) -> dict[str, Any]:
+            return {"right": share.right, "of": share.total, "interval": list(share.interval)}
+
         return {
-            name: {
-                axis: {who: {"right": s.right, "of": s.of, "interval": list(s.interval)} for who, s in shares.items()}
-                for axis, shares in axes.items()
-            }
+            name: {axis: {who: figure(share) for who, share in shares.items()} for axis, shares in axes.items()}
             for name, axes in self.scores.items()
         }
 
@@ -108,9 +110,12 @@ def evaluate(
         true = [_true_video(truth / f"{name}-{index}.mp4", prompt, config) for index, prompt in enumerate(listed)]
         here = slice(start, start + len(listed))
         made = {model: [_read(file, config) for file in files[here]] for model, files in videos.items()}
-        verdicts = {model: judge(of_model, listed) for model, of_model in made.items()}
+        verdicts = {
+            model: [score(video, prompt.scene) for video, prompt in zip(of_model, listed, strict=True)]
+            for model, of_model in made.items()
+        }
         shares = {who: tally(found) for who, found in verdicts.items()}
-        shares |= {"floor": tally(judge_shuffled(true, listed)), "ceiling": tally(judge(true, listed))}
+        shares |= {"floor": floor(true, listed), "ceiling": score_all(true, listed)}
         scores[name] = {axis: {who: shares[who][axis] for who in shares} for axis in shares["ceiling"]}
         for index, prompt in enumerate(listed):
             of_prompt = [made[model][index] for model in videos]

@@ -8,8 +8,9 @@ from pathlib import Path
 from string import Template
 
 from mimir_ray.quickstart.charts import bar, loss_chart, percent, score_chart
-from mimir_ray.quickstart.scores import Share, Verdict
+from mimir_ray.quickstart.sheet import Verdict
 from mimir_ray.shapes.prompts import PromptSet
+from mimir_ray.shapes.scoreboard import Share
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
@@ -90,7 +91,7 @@ def verdict(report: Report) -> tuple[str, str]:
     """The run in two sentences. It claims a difference only where the intervals do not touch."""
     base, mimir = report.models[0], report.models[-1]
     held, plain = report.scores["held"]["colour"], report.scores["long"]["all"]
-    gained, kept = held[mimir].above(held[base]), not plain[base].above(plain[mimir])
+    gained, kept = _above(held[mimir], held[base]), not _above(plain[base], plain[mimir])
     first = (
         f"On nicknames that only the LLM knows, {base} paints the right colours in {percent(held[base])} of its videos "
         f"(the floor is {percent(held['floor'], interval=False)}) and {mimir} in {percent(held[mimir])}: "
@@ -102,6 +103,11 @@ def verdict(report: Report) -> tuple[str, str]:
     )
     second += "nothing is seen to be lost." if kept else "fine-tuning has cost something there."
     return first, second
+
+
+def _above(share: Share, other: Share) -> bool:
+    """Whether even the low end of one interval is above the high end of the other."""
+    return share.interval[0] > other.interval[1]
 
 
 def _legend(models: Sequence[str]) -> str:
@@ -120,7 +126,7 @@ def _scores(name: PromptSet, rows: Mapping[str, Mapping[str, Share]], models: Se
     who = ["floor", *models, "ceiling"]
     head = "".join(f"<th>{escape(column)}</th>" for column in ["", *who])
     body = _rows((axis, *(percent(shares[column]) for column in who)) for axis, shares in rows.items())
-    count = max(shares[models[0]].of for shares in rows.values())
+    count = max(shares[models[0]].total for shares in rows.values())
     return (
         f'<section class="card"><h3>{title} <small>{count} prompts</small></h3><p class="quiet">{what}</p>'
         f"{score_chart(rows, models)}"

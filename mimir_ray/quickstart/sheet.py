@@ -1,17 +1,20 @@
 """The contact sheet: one picture that shows what base and Mimir made of the same prompts."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mimir_ray.quickstart.scores import Verdict
 from mimir_ray.shapes.world import Frames
 
 CELL_PX, GAP_PX, TEXT_PX, MARGIN_PX, HEAD_PX = 80, 3, 236, 24, 64
 PAPER, INK, QUIET, RIGHT, WRONG = "#ffffff", "#1c1e21", "#6b7077", "#1d7f4e", "#b3372b"
+
+
+Verdict = Mapping[str, bool]
+"""What the exact scorer says of one video: axis -> right; axes that do not apply are absent."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from mimir_ray.quickstart.charts import bar, loss_chart, percent, score_chart
 from mimir_ray.quickstart.report import Example, Funnel, Report, Step, verdict
-from mimir_ray.quickstart.scores import Share
 from mimir_ray.quickstart.sheet import Row, contact_sheet
+from mimir_ray.shapes.scoreboard import Share
 from mimir_ray.shapes.world import MODEL_FRAMES, render, sample_scene
 from mimir_ray.video import encode_mp4
 
@@ -139,7 +139,7 @@ def test_a_loss_chart_spans_its_steps() -> None:
 def test_a_bar_leaves_out_what_is_not_there() -> None:
     assert bar({"ok": 3, "rejected": 0}).count("<span") == 1
     assert bar({}) == '<div class="bar"></div>'
-    assert percent(Share(0, 0)) == "0% [0, 100]"
+    assert percent(Share(3, 4)) == "75% [30, 95]"
 
 
 def test_the_contact_sheet_has_a_row_for_each_prompt() -> None:
