@@ -13,7 +13,6 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
-from mimir_ray.cli.console import results
 from mimir_ray.config import fingerprint
 from mimir_ray.curation import curate
 from mimir_ray.curation.pipeline import Tables
@@ -48,7 +47,7 @@ def run(
     """
     config, recipe = config or QuickstartConfig(), recipe or shapes()
     out = out.expanduser().absolute()
-    corpus, data = out / "corpus", str(out / "data")
+    corpus, data = out / f"corpus-{config.clips}", str(out / "data")
     prompts = fixed_prompts(config.prompts)
     journal = Journal(out / "quickstart.json", stages=6)
 
@@ -83,9 +82,7 @@ def run(
 
     for line in verdict(page):
         logger.info("%s", line)
-    found = {"report": out / "report.html", "contact sheet": out / "contact_sheet.png", "model": trained.export}
-    for what, where in found.items():
-        results.print(f"{what:<14} {where}")
+    logger.info("The model: %s", trained.export)
     return out / "report.html"
 
 

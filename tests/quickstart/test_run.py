@@ -42,7 +42,7 @@ def written(out: Path) -> dict[str, int]:
     """When each committed file below ``out`` was written."""
     return {
         str(file.relative_to(out)): file.stat().st_mtime_ns
-        for pattern in ("corpus/*.mp4", "data/*/*.parquet", "videos/*/*/*.parquet", "videos/*/videos/*.mp4")
+        for pattern in ("corpus-*/*.mp4", "data/*/*.parquet", "videos/*/*/*.parquet", "videos/*/videos/*.mp4")
         for file in out.glob(pattern)
     }
 
@@ -81,7 +81,7 @@ def test_the_whole_road_and_again(recipe: Recipe, tmp_path: Path, capfd: pytest.
     said = capfd.readouterr().err
     assert f"{SMALL.clips + len(BAD_CLIPS) + 2} files = {SMALL.clips + 1} kept + 4 rejected + 3 quarantined" in said
     assert len(list((out / "train").iterdir())) == 2, "other clips are another training"
-    kept = {name: when for name, when in first.items() if name.startswith("corpus/")}
+    kept = {name: when for name, when in first.items() if name.startswith("corpus-")}
     assert kept.items() <= written(out).items()
 
 
@@ -105,7 +105,7 @@ if __name__ == "__main__":
 def reached(out: Path, stage: str) -> bool:
     """Whether a stage has committed something."""
     patterns = {
-        "render": "corpus/clip-*.mp4",
+        "render": "corpus-*/clip-*.mp4",
         "curate": "data/clips/*.parquet",
         "precompute": "data/latents/*.parquet",
         "train": "train/*/metrics.jsonl",
