@@ -115,7 +115,10 @@ def _stage(actor: type, arguments: dict[str, Any], actors: StageActors, config: 
     return {
         "fn": actor,
         "fn_constructor_kwargs": arguments,
-        "compute": ray.data.ActorPoolStrategy(min_size=actors.min_actors, max_size=actors.max_actors),
+        # One request in an actor at a time: what waits inside an actor that dies would be lost with the one at fault.
+        "compute": ray.data.ActorPoolStrategy(
+            min_size=actors.min_actors, max_size=actors.max_actors, max_tasks_in_flight_per_actor=1
+        ),
         "num_cpus": actors.num_cpus,
         "num_gpus": actors.num_gpus,
         # Without these limits a request that kills its process would be tried for ever.

@@ -100,7 +100,8 @@ def _mimir(checkpoint: str, runtime: RuntimeConfig, given: dict[str, Any]) -> "M
 def _shape_of(cls: Any, checkpoint: str, subfolder: str, runtime: RuntimeConfig) -> Any:
     """A component without weights: its configuration and dtype."""
     with torch.device("meta"):
-        return cls.from_config(cls.load_config(checkpoint, subfolder=subfolder)).to(_dtype(runtime)).eval()
+        shape = cls.from_config(cls.load_config(checkpoint, subfolder=subfolder))
+    return torch.nn.Module.to(shape, _dtype(runtime)).eval()
 
 
 def _prepare(runtime: RuntimeConfig) -> torch.device:

@@ -96,9 +96,9 @@ class DecodeStage:
         self._vae = vae
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """F H W 3 of 1 T C h w."""
-        frames: NDArray[np.uint8] = latent_video.decode_frames(self._vae, latents.to(self._vae.device))[0]
-        return frames
+        """F H W 3 of 1 T C h w, contiguous."""
+        frames = latent_video.decode_frames(self._vae, latents.to(self._vae.device))[0]
+        return np.ascontiguousarray(frames, dtype=np.uint8)
 
 
 @dataclass(frozen=True)

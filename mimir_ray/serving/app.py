@@ -4,6 +4,7 @@ serve run mimir_ray.serving.app:build checkpoint=out/export ...          # or a 
 """
 
 import logging
+import socket
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -82,11 +83,16 @@ def application(config: ServingConfig, engine: Engine | None = None) -> "Applica
 
 
 def start(config: ServingConfig, engine: Engine | None = None) -> str:
-    """Serve on ``config.host:port`` of an initialised Ray and return the URL once requests are answered."""
+    """Serve on ``config.host:port`` of an initialised Ray and return the URL once requests are answered.
+
+    Raises:
+        UserError: no checkpoint, or a port that is taken.
+    """
     from ray import serve
 
     began = time.monotonic()
     app = application(config, engine)
+    _check_port(config)
     serve.start(http_options={"host": config.host, "port": config.port}, logging_config={"log_level": "WARNING"})
     serve.run(app, name=APP_NAME, route_prefix="/", blocking=False)
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
@@ -107,6 +113,18 @@ def run(config: ServingConfig) -> None:
         logger.info("stopping")
     finally:
         serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _check_port(config: ServingConfig) -> None:
+    """Serve would try a taken port for a minute before it gave up."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a closed server left in TIME_WAIT is free
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {config.host}:{config.port} ({error.strerror}); choose another with --port or --host"
+            ) from None
 
 
 def _found(checkpoint: str) -> str:

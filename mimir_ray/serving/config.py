@@ -80,5 +80,4 @@ class ServingConfig(Config):
     ingress_replicas: int = Field(1, ge=1)
     host: str = "127.0.0.1"
     """Address that HTTP listens on; 0.0.0.0 opens the endpoint, which has no authentication, to the network."""
-    port: int = Field(8000, ge=0, le=65535)
-    ready_timeout_s: float = Field(600.0, gt=0)
+    port: int = Field(8000, ge=1, le=65535)

@@ -15,7 +15,7 @@ from mimir_ray.generation.config import GenerationConfig, RuntimeConfig
 from mimir_ray.generation.generator import generate
 from mimir_ray.serving.app import build, start
 from mimir_ray.serving.config import RequestLimits, ServingConfig, StageDeployment
-from mimir_ray.video import encode_mp4
+from mimir_ray.video import probe
 from tests.serving.local_graph import wait_for, wait_until
 from tests.tiny import tiny_mimir
 
@@ -58,13 +58,14 @@ def test_frames_progress_and_cancellation(url: str, config: ServingConfig) -> No
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 
-    # Equal frames: the same hash of raw frames and the same mp4 as the generator in this process.
+    # Equal frames: the same hash of raw frames as the generator in this process.
     done = wait_for(url, post(seed=5), "completed", 240)
     generator = load_generator(config.checkpoint, config.generation.runtime)
     frames = generate(generator, config.generation.request("a red circle moves left", generator.model, seed=5))
     assert done["frames_sha256"] == hashlib.sha256(frames.tobytes()).hexdigest()
     content = requests.get(f"{url}/v1/videos/{done['id']}/content", timeout=60).content
-    assert content == encode_mp4(frames, 8.0)
+    assert content == (Path(config.out) / f"{done['id']}.mp4").read_bytes()
+    assert probe(Path(config.out) / f"{done['id']}.mp4").frames == 9
 
     # Progress comes from the steps, and a deleted video frees the denoiser for the next.
     long = post(num_inference_steps=1000)
@@ -114,3 +115,14 @@ def test_stage_options() -> None:
     assert "num_replicas" not in scaled
     with pytest.raises(ValueError, match="set it to 3"):
         StageDeployment(min_replicas=3)
+
+
+def test_a_taken_port_is_said_at_once(config: ServingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import serve
+
+    monkeypatch.setattr(serve, "run", lambda *arguments, **named: pytest.fail("it went on"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="--port"):
+            start(config.model_copy(update={"port": taken.getsockname()[1]}))
