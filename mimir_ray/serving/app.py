@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mimir_ray.config import from_dict
+from mimir_ray.config import UserError, from_dict
 from mimir_ray.generation.naming import model_name
 from mimir_ray.serving.config import ServingConfig
 from mimir_ray.serving.deployments import Denoiser, FrameDecoder, PromptEncoder
