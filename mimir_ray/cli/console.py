@@ -82,6 +82,15 @@ def set_up_logging(*, verbose: bool, quiet: bool) -> None:
     status.quiet = quiet
 
 
+def silence_loading_bars() -> None:
+    """No bar for each component that diffusers and transformers load; imports both."""
+    from diffusers.utils import logging as diffusers_log
+    from transformers.utils import logging as transformers_log
+
+    diffusers_log.disable_progress_bar()
+    transformers_log.disable_progress_bar()
+
+
 def report_mistake(mistake: UserError) -> None:
     """Print a mistake's message, whether or not the user asked for quiet."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(Text("mimir: ", style="bold red") + Text(str(mistake)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results, status
+from mimir_ray.cli.console import register, results, silence_loading_bars, status
 from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, load_recipe
 from mimir_ray.cli.paths import require_checkpoint
 from mimir_ray.config import UserError
@@ -77,6 +77,7 @@ def _generate_one(prompt: str, checkpoint: str, out: str, config: "GenerationCon
     from mimir_ray.storage import join, write_bytes, write_json
     from mimir_ray.video.write import encode_mp4
 
+    silence_loading_bars()
     with status.status("loading the model"):
         generator = load_generator(checkpoint, config.runtime)
     request = config.request(prompt, model=generator.model)

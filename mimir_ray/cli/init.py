@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results
+from mimir_ray.cli.console import register, results, silence_loading_bars
 from mimir_ray.cli.options import Assignments, RecipeName, load_recipe
 from mimir_ray.cli.paths import require_checkpoint
 from mimir_ray.config import UserError
@@ -40,5 +40,6 @@ def init(
 
     from mimir_ray.model.pipeline import MimirPipeline
 
+    silence_loading_bars()
     MimirPipeline.from_model_config(model).save_pretrained(out)
     results.print(f"{out}: a fresh Mimir on {model.base}")

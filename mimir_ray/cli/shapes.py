@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results, status
+from mimir_ray.cli.console import register, results, silence_loading_bars, status
 from mimir_ray.cli.options import Assignments, load_recipe
 from mimir_ray.cli.paths import require_checkpoint
 from mimir_ray.config import UserError
@@ -75,6 +75,7 @@ def score(
     from mimir_ray.shapes.prompts import PROMPT_SETS, evaluation_prompts
     from mimir_ray.shapes.scoreboard import ceiling, floor, score_all
 
+    silence_loading_bars()
     generator = load_generator(checkpoint, config.runtime)
     table = Table("prompts", "axis", "right", "of", "share", "95% interval", "floor", "ceiling")
     for name in PROMPT_SETS:
