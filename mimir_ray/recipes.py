@@ -12,11 +12,11 @@ from collections.abc import Callable
 from mimir_ray.config import Config, UserError
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig, StageActors
-from mimir_ray.model.config import FuserConfig, ModelConfig
+from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
 from mimir_ray.serving.config import ServingConfig, StageDeployment
 from mimir_ray.shapes.weights import base_dir, mimir_dir
-from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.config import CaptionWeights, TrainingConfig
 
 
 class Recipe(Config):
@@ -35,26 +35,29 @@ def shapes() -> Recipe:
     """The embedded world on any laptop: 9 frames of 64x64, no GPU, no network, weights inside the package."""
     # A clip has 16 frames per second, of which the model sees every 8th.
     generation = GenerationConfig(
-        num_frames=9, height=64, width=64, fps=2.0, num_inference_steps=12, guidance_scale=3.0
+        num_frames=9, height=64, width=64, fps=2.0, num_inference_steps=12, guidance_scale=1.5
     )
     return Recipe(
         name="shapes",
         model=ModelConfig(
             base=base_dir(),
             llm=f"{mimir_dir()}/llm",
-            # Joined by addition the fresh model is the base exactly, and with a scale of 1 the LLM's tokens are learnt
-            # within the few hundred steps that a laptop has time for.
-            fuser=FuserConfig(stabilizer_join="residual", scale_init=1.0),
+            # The paper's fuser; with a scale of 1 the LLM's tokens are learnt within the steps a laptop has time for.
+            fuser=FuserConfig(scale_init=1.0),
+            language=LanguageConfig(max_new_tokens=24),  # the longest answer of the shapes language has 12
         ),
         curation=CurationConfig(),
         precompute=PrecomputeConfig(num_frames=9, height=64, width=64),
         training=TrainingConfig(
-            steps=300,
+            steps=1600,
             batch_size=16,
             workers=2,
-            learning_rate=6e-4,
-            warmup_steps=20,
-            checkpoint_every=100,
+            learning_rate=1.5e-3,
+            fuser_learning_rate=6e-3,
+            warmup_steps=50,
+            # Long captions teach the LLM branch little that T5 does not know; they keep what the base can do.
+            caption_weights=CaptionWeights(long=1, short=3),
+            checkpoint_every=400,
         ),
         generation=generation,
         serving=ServingConfig(checkpoint=mimir_dir(), generation=generation),
