@@ -23,6 +23,8 @@ from mimir_ray.records import GenerationRequest
 if TYPE_CHECKING:
     from mimir_ray.model.pipeline import MimirPipeline
 
+__all__ = ["Condition", "DecodeStage", "DenoiseStage", "DenoiseState", "EncodeStage", "Stopwatch", "Timings"]
+
 
 @dataclass(frozen=True)
 class Condition:

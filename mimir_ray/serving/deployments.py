@@ -132,8 +132,7 @@ class FrameDecoder:
             return await self._worker.run(self._decode, job_id, request, denoised)
 
     def _decode(self, job_id: str, request: GenerationRequest, denoised: Denoised) -> Decoded:
-        from mimir_ray.generation.stages import Stopwatch
-        from mimir_ray.model.sampling import DenoiseState
+        from mimir_ray.generation.stages import DenoiseState, Stopwatch
         from mimir_ray.video import encode_mp4
 
         watch = Stopwatch()

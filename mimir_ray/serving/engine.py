@@ -12,8 +12,7 @@ from mimir_ray.records import GenerationRequest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mimir_ray.generation.stages import Condition
-    from mimir_ray.model.sampling import DenoiseState
+    from mimir_ray.generation.stages import Condition, DenoiseState
 
 
 class Encode(Protocol):
