@@ -22,8 +22,9 @@ setup: $(STAMP) ## Create .venv with the pinned dependencies (nothing to do when
 $(STAMP):
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with make PYTHON=/path/to/python"; exit 1; }
 	@# Debian splits ensurepip from Python: an environment without pip is then filled by the pip outside it.
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
-	if $(BIN)/python -m pip --version >/dev/null 2>&1; then pip="$(BIN)/python -m pip"; \
+	@echo "setting up $(VENV) with the pinned dependencies (once; some minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then pip="$(BIN)/python -m pip"; \
 	else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
 	PIP_CONSTRAINT=constraints.txt $$pip install --quiet --disable-pip-version-check --editable '.[dev,s3]'
 	@rm -f $(VENV)/.installed-*
