@@ -43,7 +43,7 @@ def shapes() -> Recipe:
             base=base_dir(),
             llm=f"{mimir_dir()}/llm",
             # The paper's fuser, with a scale that lets the LLM's tokens outweigh T5's within the steps a laptop has
-            # time for; with 1 the nicknames of the clips are learnt from T5's tokens by heart, held-out ones much later.
+            # time for; with 1 the nicknames of the clips are learnt from T5's tokens by heart, others much later.
             fuser=FuserConfig(scale_init=4.0),
             language=LanguageConfig(max_new_tokens=24),  # the longest answer of the shapes language has 12
         ),

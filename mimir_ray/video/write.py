@@ -45,7 +45,9 @@ def _encode(file: Path, frames_FHWC: NDArray[np.uint8], fps: float) -> None:
     height, width = _check(frames_FHWC, fps)
     rate = Fraction(fps).limit_denominator(60_000)
     with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(CRF), "preset": PRESET})
+        # Without macroblock trees the same small frames give the same bytes every time.
+        options = {"crf": str(CRF), "preset": PRESET, "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
         context = stream.codec_context

@@ -61,3 +61,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 def test_frames_that_no_mp4_holds_are_refused(tmp_path: Path, frames: np.ndarray, fps: float, message: str) -> None:
     with pytest.raises(VideoError, match=message):
         write_mp4(tmp_path / "a.mp4", frames, fps)
+
+
+def test_the_same_frames_give_the_same_bytes() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    frames = noise.repeat(4, axis=1).repeat(4, axis=2)
+    assert len({encode_mp4(frames, 2.0) for _ in range(12)}) == 1
