@@ -33,9 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_base_and_llm_make_a_mimir_that_generates(models: Path) -> None:
-    pipeline = MimirPipeline.from_base(
-        models / "base", models / "llm", FuserConfig(), LanguageConfig(max_new_tokens=4)
-    )
+    pipeline = MimirPipeline.from_base(models / "base", models / "llm", FuserConfig(), LanguageConfig(max_new_tokens=4))
     frames = pipeline("apple over a blue square", num_inference_steps=2).frames
     assert frames.shape == (1, MODEL_FRAMES, 64, 64, 3)
 

@@ -30,7 +30,7 @@ class VaeConfig(Config):
     full_batch: int = Field(4, gt=0)
     learning_rate: float = Field(3e-3, gt=0)
     kl_weight: float = Field(1e-5, ge=0)
-    decoder_steps: int = Field(2500, ge=0)
+    decoder_steps: int = Field(1250, ge=0)
     decoder_learning_rate: float = Field(1.5e-3, gt=0)
     decoder_noise: float = Field(0.15, ge=0)
     """Largest standard deviation of the noise on normalised latents that the decoder learns to read through."""
@@ -39,9 +39,9 @@ class VaeConfig(Config):
 class BaseConfig(Config):
     """Training of the T5-only base DiT on long captions."""
 
-    scenes: int = Field(17_408, gt=0)
+    scenes: int = Field(14_336, gt=0)
     """Distinct clips, encoded once."""
-    samples: int = Field(600_000, gt=0)
+    samples: int = Field(400_000, gt=0)
     batch_size: int = Field(32, gt=0)
     learning_rate: float = Field(1.5e-3, gt=0)
     text_dropout: float = Field(0.1, ge=0, lt=1)
