@@ -16,7 +16,7 @@ from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
 from mimir_ray.serving.config import ServingConfig, StageDeployment
 from mimir_ray.shapes.weights import base_dir, mimir_dir
-from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.config import CaptionWeights, TrainingConfig
 
 
 class Recipe(Config):
@@ -50,13 +50,15 @@ def shapes() -> Recipe:
         curation=CurationConfig(),
         precompute=PrecomputeConfig(num_frames=9, height=64, width=64),
         training=TrainingConfig(
-            steps=1600,
+            steps=1000,
             batch_size=16,
             workers=2,
-            learning_rate=1.2e-3,
+            learning_rate=1.5e-3,
             fuser_learning_rate=6e-3,
             warmup_steps=50,
-            checkpoint_every=400,
+            # Short captions teach the LLM branch; long ones keep what the base can do.
+            caption_weights=CaptionWeights(long=1, short=2),
+            checkpoint_every=250,
         ),
         generation=generation,
         serving=ServingConfig(checkpoint=mimir_dir(), generation=generation),
