@@ -35,7 +35,14 @@ def shapes() -> Recipe:
     """The embedded world on any laptop: 9 frames of 64x64, no GPU, no network, weights inside the package."""
     # A clip has 16 frames per second, of which the model sees every 8th.
     generation = GenerationConfig(
-        num_frames=9, height=64, width=64, fps=2.0, num_inference_steps=12, guidance_scale=1.5
+        num_frames=9,
+        height=64,
+        width=64,
+        fps=2.0,
+        num_inference_steps=12,
+        guidance_scale=1.5,
+        # Stages work side by side on few cores, where threads of several processes that wait for each other spin.
+        runtime=RuntimeConfig(cpu_threads=1),
     )
     return Recipe(
         name="shapes",
