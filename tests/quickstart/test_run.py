@@ -19,7 +19,7 @@ from mimir_ray.video import write_mp4
 from tests.tiny import tiny_base, tiny_llm
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL = QuickstartConfig(clips=12, prompts=3)
 SETTINGS = [
