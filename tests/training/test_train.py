@@ -31,6 +31,19 @@ def kill_a_worker() -> None:
             return
 
 
+class KillOnce:
+    """Kills a worker when the first row of `at_step` or later arrives."""
+
+    def __init__(self, at_step: int) -> None:
+        self.at_step = at_step
+        self.done = False
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if not self.done and row["step"] >= self.at_step:
+            self.done = True
+            kill_a_worker()
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("run") / "train")
@@ -38,20 +51,23 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def summary(world: World, out: str, ray_session: None) -> TrainingSummary:
-    """A run whose workers were killed twice: it restarts by itself once, fails, and goes on when it is called again."""
-    kills_at = [6, 14]
-
-    def kill(row: dict[str, Any]) -> None:
-        if kills_at and row["step"] >= kills_at[0]:
-            kills_at.pop(0)
-            kill_a_worker()
-
-    made = config(max_failures=1)
+    """A run that failed (a worker was killed, no restart allowed) and went on when it was called again."""
+    made = config(max_failures=0)
+    kill = KillOnce(at_step=6)
     with pytest.raises(ray.train.TrainingFailedError):
         train(world.data, out, world.model, made, on_metrics=kill)
-    assert not kills_at
+    assert kill.done
     assert not Path(out, "export").exists()
     return train(world.data, out, world.model, made)
+
+
+def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_it_had_lived(
+    world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
+) -> None:
+    out, kill = str(tmp_path / "train"), KillOnce(at_step=6)
+    train(world.data, out, world.model, config(max_failures=1), on_metrics=kill)
+    assert kill.done
+    assert [row["loss"] for row in read_metrics(f"{out}/metrics.jsonl")] == runs[0]["whole"].losses
 
 
 def test_killed_and_continued_equals_uninterrupted(
@@ -92,7 +108,7 @@ def test_only_the_last_checkpoints_are_kept(summary: TrainingSummary, out: str) 
 
 
 def test_a_finished_run_does_nothing(summary: TrainingSummary, world: World, out: str) -> None:
-    again = train(world.data, out, world.model, config(max_failures=1))
+    again = train(world.data, out, world.model, config(max_failures=0))
     assert again.already_finished
     assert again.last_loss == summary.last_loss
 
