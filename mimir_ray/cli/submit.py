@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,8 @@ VERBS = ("curate", "precompute", "train", "generate")
 """Verbs that have a module in jobs/."""
 EXCLUDES = ["tests"]
 """Left out of the upload, besides what Ray (.git, .venv) and .gitignore (runs) leave out."""
+
+STARTING_CLUSTER_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -107,15 +110,23 @@ def open_client(address: str) -> "JobSubmissionClient":
 
 
 def send(client: "JobSubmissionClient", entrypoint: str, root: Path) -> str:
-    """Upload the repository at `root` and start `entrypoint` in it; the submission id."""
-    return client.submit_job(
-        entrypoint=entrypoint,
-        runtime_env={
-            "working_dir": str(root),
-            "excludes": EXCLUDES,
-            "env_vars": {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"},
-        },
-    )
+    """Upload the repository at `root` and start `entrypoint` in it; the submission id.
+
+    A cluster that has just started answers before it can take jobs; that is waited for.
+    """
+    runtime_env = {
+        "working_dir": str(root),
+        "excludes": EXCLUDES,
+        "env_vars": {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"},
+    }
+    deadline = time.monotonic() + STARTING_CLUSTER_S
+    while True:
+        try:
+            return client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def follow(client: "JobSubmissionClient", job: str) -> int:
