@@ -2,11 +2,11 @@
 
 On a cluster, from the repository:
 
-    mimir submit curate --address http://HEAD:8265 -- s3://bucket/raw --out s3://bucket/data --recipe mimir_5b
+    mimir submit curate --address http://HEAD:8265 -- /data/raw --out s3://bucket/data --recipe mimir_5b
 
 By hand on a machine of the cluster, or on a laptop without a GPU:
 
-    python -m jobs.curate s3://bucket/raw --out s3://bucket/data --recipe mimir_5b
+    python -m jobs.curate /data/raw --out s3://bucket/data --recipe mimir_5b
     python -m jobs.curate ~/videos --out runs/mine/data
 """
 

@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
         continues=True,
         examples=[
             "mimir curate ~/videos --out runs/mine/data",
-            "mimir curate s3://bucket/raw --out s3://bucket/data --recipe mimir_5b",
+            "mimir curate /data/raw --out s3://bucket/data --recipe mimir_5b",
         ],
     )(curate)
     register(

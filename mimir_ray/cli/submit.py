@@ -34,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
         app,
         "submit",
         examples=[
-            "mimir submit curate -- s3://b/raw --out s3://b/data",
+            "mimir submit curate -- /data/raw --out s3://b/data",
             "mimir submit train --address http://head:8265 -- \\",
             "    --data s3://b/data --out s3://b/train --recipe mimir_5b",
         ],
