@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mimir_ray.cli.console import silence_loading_bars
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.generation.naming import model_name
 from mimir_ray.quickstart.journal import Stage
@@ -140,6 +141,7 @@ def llm_answers(checkpoint: str, prompts: Prompts, config: GenerationConfig, see
     """What the LLM of a Mimir says to each prompt: the very answer that its video was made from."""
     from mimir_ray.generation.checkpoint import load_pipeline
 
+    silence_loading_bars()
     branch = load_pipeline(checkpoint, config.runtime).llm_branch
     if branch is None:
         return ["" for listed in prompts.values() for _ in listed]

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +94,9 @@ def _others_quiet() -> Iterator[None]:
         for log in loggers:
             log.setLevel(logging.ERROR if log.name == "ray.data" else logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other
+            yield
     finally:
         levels, context.enable_progress_bars = before
         for log, level in zip(loggers, levels, strict=True):
