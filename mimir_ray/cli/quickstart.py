@@ -28,7 +28,7 @@ def quickstart(
     clips: Annotated[
         int | None, typer.Option("--clips", min=1, help="Clips to render; fewer for a quick look.")
     ] = None,
-    prompts: Annotated[int | None, typer.Option("--prompts", min=3, help="Evaluation prompts of each list.")] = None,
+    prompts: Annotated[int | None, typer.Option("--prompts", min=6, help="Evaluation prompts of each list.")] = None,
     assignments: Assignments = None,
     address: RayAddress = None,
 ) -> None:

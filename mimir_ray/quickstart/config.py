@@ -10,7 +10,8 @@ class QuickstartConfig(Config):
 
     clips: int = Field(800, ge=1)
     """Good clips to render; six files that must not pass come on top."""
-    prompts: int = Field(24, ge=3)
-    """Evaluation prompts of each list: plain words, nicknames of the clips, held-out nicknames."""
+    prompts: int = Field(24, ge=6)
+    """Evaluation prompts of each list: plain words, nicknames of the clips, held-out nicknames. At least two of each
+    kind of scene, so that the floor holds a video against another prompt than its own."""
     seed: int = Field(0, ge=0)
     """Of the corpus, and of the first video of each list; the same for every model."""

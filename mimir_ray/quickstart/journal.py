@@ -35,7 +35,7 @@ class Stage:
         self._progress.update(self._task, completed=done, total=total, note=note)
         if not status.is_terminal and time.monotonic() - self._spoke_s > SILENCE_S:
             self._spoke_s = time.monotonic()
-            _say(f"{self.title:<14} {done} of {total}  {note}")
+            _say(f"{self.title:<16} {done} of {total}  {note}")
 
     def did(self, outcome: str, *, reused: bool = False, detail: RenderableType | None = None) -> None:
         """Say what the stage came to; ``reused`` when an earlier run had finished it, ``detail`` is shown below."""
@@ -65,9 +65,9 @@ class Journal:
             yield stage
         seconds = time.monotonic() - began_s
         if stage.reused and name in self.steps:
-            _say(f"{title:<14} already finished: {stage.outcome}")
+            _say(f"{title:<16} already finished: {stage.outcome}")
         else:
-            _say(f"{title:<14} {stage.outcome} ({seconds:.0f} s)")
+            _say(f"{title:<16} {stage.outcome} ({seconds:.0f} s)")
             self.steps[name] = Step(name, stage.outcome, seconds)
             kept = {step.name: {"did": step.did, "seconds": step.seconds} for step in self.steps.values()}
             write_json(self._file, kept)
@@ -84,6 +84,7 @@ def _say(line: str) -> None:
 def _others_quiet() -> Iterator[None]:
     """Keep the rooms' and Ray Data's own lines out of the way of ours, unless the user asked for everything."""
     import ray.data  # sets its loggers up, which must not happen after this
+    from ray.util.annotations import RayDeprecationWarning
 
     context = ray.data.DataContext.get_current()
     names = ["ray.data", *(f"mimir_ray.{room}" for room in ("curation", "precompute", "training", "generation"))]
@@ -95,7 +96,8 @@ def _others_quiet() -> Iterator[None]:
             log.setLevel(logging.ERROR if log.name == "ray.data" else logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other
+            for notice in (FutureWarning, RayDeprecationWarning):  # what libraries tell each other
+                warnings.simplefilter("ignore", notice)
             yield
     finally:
         levels, context.enable_progress_bars = before

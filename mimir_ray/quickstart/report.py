@@ -12,6 +12,9 @@ from mimir_ray.quickstart.sheet import Verdict
 from mimir_ray.shapes.prompts import PromptSet
 from mimir_ray.shapes.scoreboard import Share
 
+KEPT_WITHIN = 0.05
+"""A skill counts as kept when its share fell by no more than this."""
+
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
 SETS: dict[PromptSet, tuple[str, str]] = {
@@ -68,7 +71,8 @@ class Report:
     """Prompt set -> axis -> ``floor``, ``ceiling`` or model -> share."""
     examples: Sequence[Example]
     losses: Sequence[tuple[int, float]]
-    funnel: Funnel
+    funnels: Mapping[str, Funnel]
+    """By what went in."""
     steps: Sequence[Step]
     facts: Mapping[str, str]
 
@@ -81,7 +85,7 @@ class Report:
             scores="".join(_scores(name, rows, self.models) for name, rows in self.scores.items()),
             examples="".join(_examples(name, self) for name in self.scores),
             loss=loss_chart(self.losses),
-            funnel=_funnel(self.funnel),
+            funnels="".join(_funnel(name, funnel) for name, funnel in self.funnels.items()),
             steps=_rows((step.name, step.did, f"{step.seconds:,.0f} s") for step in self.steps),
             facts=_rows(self.facts.items()),
         )
@@ -91,7 +95,7 @@ def verdict(report: Report) -> tuple[str, str]:
     """The run in two sentences. It claims a difference only where the intervals do not touch."""
     base, mimir = report.models[0], report.models[-1]
     held, plain = report.scores["held"]["colour"], report.scores["long"]["all"]
-    gained, kept = _above(held[mimir], held[base]), not _above(plain[base], plain[mimir])
+    gained, lost = _above(held[mimir], held[base]), _above(plain[base], plain[mimir])
     first = (
         f"On nicknames that only the LLM knows, {base} paints the right colours in {percent(held[base])} of its videos "
         f"(the floor is {percent(held['floor'], interval=False)}) and {mimir} in {percent(held[mimir])}: "
@@ -101,7 +105,12 @@ def verdict(report: Report) -> tuple[str, str]:
         f"On plain words everything is right in {percent(plain[base])} of the base's videos and "
         f"{percent(plain[mimir])} of Mimir's: "
     )
-    second += "nothing is seen to be lost." if kept else "fine-tuning has cost something there."
+    if lost:
+        second += "fine-tuning has cost something there."
+    elif plain[mimir].value >= plain[base].value - KEPT_WITHIN:
+        second += "what the base could do is kept."
+    else:
+        second += "somewhat less, though with so few videos it could be chance."
     return first, second
 
 
@@ -174,7 +183,7 @@ def _marks(verdict: Verdict) -> str:
     )
 
 
-def _funnel(funnel: Funnel) -> str:
+def _funnel(name: str, funnel: Funnel) -> str:
     total = sum(funnel.counts.values())
     counts = "".join(
         f'<span class="key {escape(status)}">{count:,} {escape("kept" if status == "ok" else status)}</span>'
@@ -187,9 +196,9 @@ def _funnel(funnel: Funnel) -> str:
     )
     refused = _rows(funnel.refused)
     return (
-        f"<p><b>{total:,} files</b> went in. {counts}</p>{bar(funnel.counts)}"
+        f'<div class="card"><h3>{escape(name)}</h3><p>{total:,} files went in. {counts}</p>{bar(funnel.counts)}'
         f"<table><tr><th>reason</th><th></th><th>files</th></tr>{reasons}</table>"
-        f"<details><summary>The files that did not pass</summary><table>{refused}</table></details>"
+        f"<details><summary>The files that did not pass</summary><table>{refused}</table></details></div>"
     )
 
 

@@ -43,23 +43,27 @@ def run(
 ) -> Path:
     """Take the road from no data to a report under ``out``; returns the report. Ray must be initialised.
 
-    ``videos``, a folder of the user's own, goes down the same road beside the rendered clips.
+    ``videos``, a folder of the user's own, is curated and encoded beside the rendered clips. Nothing is trained on it:
+    the small VAE of the shapes world has seen nothing else, and its latents of other pictures would ruin the training.
     """
     config, recipe = config or QuickstartConfig(), recipe or shapes()
     out = out.expanduser().absolute()
     corpus, data = out / f"corpus-{config.clips}", str(out / "data")
     prompts = fixed_prompts(config.prompts)
-    journal = Journal(out / "quickstart.json", stages=6)
+    journal = Journal(out / "quickstart.json", stages=7 if videos else 6)
 
     with journal.stage("render") as stage:
         _render(corpus, config, stage)
     with journal.stage("curate") as stage:
-        sources = [str(corpus), *([str(videos)] if videos else [])]
-        curated = curate(sources, data, recipe.curation, progress=stage)
+        curated = curate([str(corpus)], data, recipe.curation, progress=stage)
         _say_curated(curated, stage)
     with journal.stage("precompute") as stage:
         encoded = precompute(data, recipe.model, recipe.precompute, progress=stage)
         _say_encoded(encoded, stage)
+    funnels = {"The rendered clips": _funnel(data, curated)}
+    if videos:
+        with journal.stage("your videos") as stage:
+            funnels["Your videos"] = _take_own(videos, str(out / "own"), recipe, stage)
     with journal.stage("train") as stage:
         folder = _training_folder(out, encoded, recipe)
         trained = train(data, str(folder), recipe.model, recipe.training, on_metrics=partial(_show_loss, stage, recipe))
@@ -75,9 +79,7 @@ def run(
         answers = llm_answers(trained.export, prompts, recipe.generation, config.seed)
         evaluation = evaluate(prompts, files, out / "truth", recipe.generation, answers)
         facts = _facts(config, recipe, trained)
-        page = _write(
-            out, evaluation, _funnel(data, curated), read_metrics(str(folder / "metrics.jsonl")), journal, facts
-        )
+        page = _write(out, evaluation, funnels, read_metrics(str(folder / "metrics.jsonl")), journal, facts)
         stage.did("scores, page and contact sheet")
 
     for line in verdict(page):
@@ -94,17 +96,30 @@ def _render(corpus: Path, config: QuickstartConfig, stage: Stage) -> None:
 
 
 def _say_curated(summary: CurationSummary, stage: Stage) -> None:
+    stage.did(_account(summary), reused=summary.shards_reused == summary.shards, detail=render(summary))
+
+
+def _account(summary: CurationSummary) -> str:
     rejected, quarantined = sum(summary.rejected.values()), sum(summary.quarantined.values())
-    stage.did(
-        f"{summary.inputs:,} files = {summary.kept:,} kept + {rejected:,} rejected + {quarantined:,} quarantined",
-        reused=summary.shards_reused == summary.shards,
-        detail=render(summary),
-    )
+    return f"{summary.inputs:,} files = {summary.kept:,} kept + {rejected:,} rejected + {quarantined:,} quarantined"
 
 
 def _say_encoded(summary: PrecomputeSummary, stage: Stage) -> None:
-    rows = ", ".join(f"{manifest.ok:,} {name}" for name, manifest in summary.tables.items())
-    stage.did(f"{rows}", reused=not any(summary.rows_encoded.values()))
+    stage.did(_encoded(summary), reused=not any(summary.rows_encoded.values()))
+
+
+def _encoded(summary: PrecomputeSummary) -> str:
+    return ", ".join(f"{manifest.ok:,} {name}" for name, manifest in summary.tables.items())
+
+
+def _take_own(videos: Path, data: str, recipe: Recipe, stage: Stage) -> Funnel:
+    """Curate and encode the user's own videos under a data root of their own."""
+    curated = curate([str(videos)], data, recipe.curation, progress=stage)
+    encoded = precompute(data, recipe.model, recipe.precompute, progress=stage)
+    reused = curated.shards_reused == curated.shards and not any(encoded.rows_encoded.values())
+    outcome = f"{_account(curated)}; {_encoded(encoded)}; not trained on"
+    stage.did(outcome, reused=reused, detail=render(curated))
+    return _funnel(data, curated)
 
 
 def _training_folder(out: Path, encoded: PrecomputeSummary, recipe: Recipe) -> Path:
@@ -165,7 +180,7 @@ def _processor() -> str:
 def _write(
     out: Path,
     evaluation: Evaluation,
-    funnel: Funnel,
+    funnels: dict[str, Funnel],
     metrics: Sequence[MetricsRow],
     journal: Journal,
     facts: dict[str, str],
@@ -176,7 +191,7 @@ def _write(
         scores=evaluation.scores,
         examples=evaluation.examples,
         losses=[(row["step"], row["loss"]) for row in metrics],
-        funnel=funnel,
+        funnels=funnels,
         steps=list(journal.steps.values()),
         facts=facts,
     )

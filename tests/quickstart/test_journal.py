@@ -19,15 +19,15 @@ def test_a_stage_is_said_timed_and_kept(tmp_path: Path, capfd: pytest.CaptureFix
     with journal.stage("curate") as stage:
         stage.did("2 files = 2 kept", reused=True)
     said = capfd.readouterr().err
-    assert re.search(r"^1/2 render     2 clips \(\d+ s\)$", said, re.MULTILINE)
+    assert re.search(r"^1/2 render       2 clips \(\d+ s\)$", said, re.MULTILINE)
     assert "a table" in said
-    assert re.search(r"^2/2 curate     2 files = 2 kept \(\d+ s\)$", said, re.MULTILINE), "no earlier run is known"
+    assert re.search(r"^2/2 curate       2 files = 2 kept \(\d+ s\)$", said, re.MULTILINE), "no earlier run is known"
     assert read_json(file)["render"]["did"] == "2 clips"
 
     again = Journal(file, stages=2)
     with again.stage("render") as stage:
         stage.did("2 clips", reused=True)
-    assert "1/2 render     already finished: 2 clips\n" in capfd.readouterr().err
+    assert "1/2 render       already finished: 2 clips\n" in capfd.readouterr().err
     assert again.steps == journal.steps, "the seconds are those of the run that did the work"
 
 

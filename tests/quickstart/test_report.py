@@ -41,11 +41,13 @@ def report(held: dict[str, Share], plain: dict[str, Share]) -> Report:
         ]
         * 8,
         losses=[(step, 0.3 - step / 10_000) for step in range(0, 400, 10)],
-        funnel=Funnel(
-            {"ok": 800, "rejected": 4, "quarantined": 2},
-            {"rejected": {"frames": 4}, "quarantined": {"cut off": 2}},
-            [("<script>.mp4", "quarantined", "cut off")],
-        ),
+        funnels={
+            "The rendered clips": Funnel(
+                {"ok": 800, "rejected": 4, "quarantined": 2},
+                {"rejected": {"frames": 4}, "quarantined": {"cut off": 2}},
+                [("<script>.mp4", "quarantined", "cut off")],
+            )
+        },
         steps=[Step("render", "800 clips", 12.3)],
         facts={"machine": "two cores"},
     )
@@ -98,9 +100,9 @@ def test_the_page_says_that_the_gap_is_constructed() -> None:
 @pytest.mark.parametrize(
     ("held", "plain", "told"),
     [
-        ((2, 22), (20, 20), ("it understands words that no clip taught it", "nothing is seen to be lost")),
-        ((9, 14), (20, 20), ("no difference can be claimed", "nothing is seen to be lost")),
-        ((22, 2), (20, 20), ("no difference can be claimed", "nothing is seen to be lost")),
+        ((2, 22), (20, 20), ("it understands words that no clip taught it", "what the base could do is kept")),
+        ((9, 14), (20, 20), ("no difference can be claimed", "what the base could do is kept")),
+        ((22, 2), (20, 17), ("no difference can be claimed", "it could be chance")),
         ((2, 22), (23, 5), ("it understands words", "fine-tuning has cost something")),
     ],
 )

@@ -21,7 +21,7 @@ from tests.tiny import tiny_base, tiny_llm
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-SMALL = QuickstartConfig(clips=12, prompts=3)
+SMALL = QuickstartConfig(clips=12, prompts=6)
 SETTINGS = [
     "curation.files_per_shard=4",
     "model.language.max_new_tokens=4",
@@ -70,7 +70,7 @@ def test_the_whole_road_and_again(recipe: Recipe, tmp_path: Path, capfd: pytest.
     run(out, None, SMALL, recipe)
     said = capfd.readouterr().err
     for stage in ("1/6 render", "2/6 curate", "3/6 precompute", "4/6 train", "5/6 generate"):
-        assert f"{stage:<14} already finished" in said
+        assert f"{stage:<16} already finished" in said
     assert written(out) == first, "nothing that was committed is made again"
 
     more = tmp_path / "videos"
@@ -79,10 +79,14 @@ def test_the_whole_road_and_again(recipe: Recipe, tmp_path: Path, capfd: pytest.
     (more / "notes.mp4").write_text("no video")
     run(out, more, SMALL, recipe)
     said = capfd.readouterr().err
-    assert f"{SMALL.clips + len(BAD_CLIPS) + 2} files = {SMALL.clips + 1} kept + 4 rejected + 3 quarantined" in said
-    assert len(list((out / "train").iterdir())) == 2, "other clips are another training"
-    kept = {name: when for name, when in first.items() if name.startswith("corpus-")}
-    assert kept.items() <= written(out).items()
+    assert (
+        "4/7 your videos  2 files = 1 kept + 0 rejected + 1 quarantined; 1 latents, 1 t5_tokens, 1 llm_tokens" in said
+    )
+    assert "5/7 train        already finished" in said, "nothing is trained on them"
+    assert first.items() <= written(out).items()
+    page = (out / "report.html").read_text()
+    assert "Your videos" in page
+    assert "notes.mp4" in page
 
 
 PROGRAM = """
@@ -98,7 +102,7 @@ if __name__ == "__main__":
     set_up_logging(verbose=False, quiet=False)
     connect()
     recipe = from_yaml(Recipe, Path(sys.argv[2]).read_text())
-    run(Path(sys.argv[1]), None, QuickstartConfig(clips=12, prompts=3), recipe)
+    run(Path(sys.argv[1]), None, QuickstartConfig(clips=12, prompts=6), recipe)
 """
 
 
