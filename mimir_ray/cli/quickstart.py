@@ -22,7 +22,7 @@ def add_to(app: typer.Typer) -> None:
 
 def quickstart(
     videos: Annotated[
-        Path | None, typer.Option("--videos", help="A folder of your own videos to send down the road as well.")
+        Path | None, typer.Option("--videos", help="A folder of your own videos to curate and encode as well.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where every stage writes.")] = Path("runs/quickstart"),
     clips: Annotated[
