@@ -113,6 +113,9 @@ def send(client: "JobSubmissionClient", entrypoint: str, root: Path) -> str:
     """Upload the repository at `root` and start `entrypoint` in it; the submission id.
 
     A cluster that has just started answers before it can take jobs; that is waited for.
+
+    Raises:
+        UserError: the cluster's head still takes no jobs after `STARTING_CLUSTER_S`.
     """
     runtime_env = {
         "working_dir": str(root),
@@ -124,8 +127,14 @@ def send(client: "JobSubmissionClient", entrypoint: str, root: Path) -> str:
         try:
             return client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
         except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
+            if "No available agent" not in str(error):
                 raise
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"the cluster answers but has taken no job for {STARTING_CLUSTER_S:.0f} s: the agent on its head "
+                    "node did not start. Another Ray on that machine may hold the agent's port (default 52365): "
+                    "start the cluster with `ray start --head --dashboard-agent-listen-port=PORT`"
+                ) from None
             time.sleep(1)
 
 

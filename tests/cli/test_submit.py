@@ -98,6 +98,17 @@ def test_what_the_job_would_refuse_is_refused_here(client: FakeClient, arguments
         assert text in result.stderr
 
 
+def test_a_cluster_that_takes_no_jobs(client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**job: Any) -> str:
+        raise RuntimeError("Request failed with status code 500: No available agent to submit job")
+
+    monkeypatch.setattr(client, "submit_job", refuse)
+    monkeypatch.setattr(submit, "STARTING_CLUSTER_S", -1.0)
+    result = mimir(*TRAIN)
+    assert result.exit_code == 2, result.output
+    assert "--dashboard-agent-listen-port" in result.stderr
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "127.0.0.1:8265", "ray://127.0.0.1:10001"])
 def test_nobody_at_the_address(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
@@ -112,25 +123,27 @@ def job_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The dashboard of a Ray of its own, with token authentication, and the file with its token."""
     token = tmp_path / "auth_token"
     token.write_text("1" * 64)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = f"""
-import ray, sys
-ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_port={port}, object_store_memory=100 * 2**20,
-         log_to_driver=False, configure_logging=False)
-print("up", flush=True)
-sys.stdin.read()
-"""
+    port = free_port()
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # the job's python
+    # Ray's default port of the agent that starts jobs belongs to whichever Ray came first on this machine.
+    ports = (f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-agent-listen-port=0")
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=104857600", *ports]
     with subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
+        started = next((line for line in process.stdout if "Ray runtime started" in line), None)
+        assert started, "`ray start` ended without a Ray"
         yield f"http://127.0.0.1:{port}", token
-        process.communicate()
+        process.terminate()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @pytest.mark.slow
