@@ -58,6 +58,8 @@ class TrainingConfig(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(1e-4, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay per step of the moving average of the weights, which is then what the export holds; 0 keeps none."""
 
     text_dropout: float = Field(0.1, ge=0, lt=1)
     """Probability that a sample's text becomes the null condition, for guidance."""

@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO around the training module: the one place that knows DeepSpeed.
 
-Nothing is compiled on the way: the optimiser is torch's AdamW, and the shared-memory collectives that DeepSpeed would
-build on a CPU (it needs a compiler and most of a minute) are switched off for gloo.
+Nothing is compiled on the way: the optimiser is torch's AdamW (which also averages the weights), and the shared-memory
+collectives that DeepSpeed would build on a CPU (it needs a compiler and most of a minute) are switched off for gloo.
 """
 
 import logging
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mimir_ray.training.average import AveragingAdamW, decay_at, exchange
 from mimir_ray.training.batches import Batch
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.module import TrainingModule
@@ -59,7 +60,7 @@ class Engine:
         self._config = config
         self._module = module
         groups = module.parameter_groups(config)
-        optimizer = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+        optimizer = AveragingAdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
         world = torch.distributed.get_world_size()
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=_settings(config, world, device)
@@ -70,6 +71,8 @@ class Engine:
         rate = learning_rate_at(step, self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * rate
+            if self._config.ema_decay:
+                group["average_decay"] = decay_at(step, self._config.ema_decay)
         losses = []
         for part in batch.split(self._config.accumulate):
             loss, per_sample = self._engine(part)
@@ -110,6 +113,21 @@ class Engine:
         else:
             gathered = self._module.state_dict()
         return gathered if torch.distributed.get_rank() == 0 else None
+
+    def average(self) -> dict[str, Tensor] | None:
+        """Like ``weights``, with the moving average (float32) of each trained weight in its place."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = self.weights()
+        exchange(self._optimizer.optimizer)
+        try:
+            for name, parameter in self._module.named_parameters():
+                average = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+                if weights is not None and average is not None:
+                    weights[name] = average.cpu()
+        finally:
+            exchange(self._optimizer.optimizer)
+        return weights
 
 
 def _deepspeed(device: torch.device) -> Any:

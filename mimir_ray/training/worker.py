@@ -83,7 +83,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         run_steps(engine, batches, job.config, done, record=record, checkpoint=checkpoint)
     except NonFiniteError as error:
         return {"problem": str(error)}
-    weights = engine.weights()
+    weights = engine.average() if job.config.ema_decay else engine.weights()
     if weights is not None:
         export(weights, job.model, join(job.out, "export"), job.account)
     return {"resumed_from": done}

@@ -35,6 +35,7 @@ def config(**fields: Any) -> TrainingConfig:
             "warmup_steps": 3,
             "log_every": 1,
             "checkpoint_every": CHECKPOINT_EVERY,
+            "ema_decay": 0.8,
             "seed": 5,
         }
         | fields
@@ -58,11 +59,12 @@ class World:
 
 @dataclass
 class Outcome:
-    """What a run left: the loss of each step and the final weights."""
+    """What a run left: the loss of each step, the final weights and their moving average."""
 
     losses: list[float]
     norms: list[float]
     weights: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
 
 
 class BrokenBatches(Batches):
@@ -96,6 +98,7 @@ def plain(world: World, made: TrainingConfig, steps: int) -> Outcome:
     batches = batches_of(world, made, 0, 1)
     optimizer = torch.optim.AdamW(module.parameter_groups(made), betas=made.betas, weight_decay=made.weight_decay)
     losses, norms = [], []
+    average: dict[str, torch.Tensor] = {}
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * learning_rate_at(step, made)
@@ -105,7 +108,10 @@ def plain(world: World, made: TrainingConfig, steps: int) -> Outcome:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    return Outcome(losses, norms, module.state_dict())
+        decay = min(made.ema_decay, (1 + step) / (10 + step))
+        for name, weight in module.state_dict().items():
+            average[name] = decay * average.get(name, weight) + (1 - decay) * weight
+    return Outcome(losses, norms, module.state_dict(), average)
 
 
 def sharded(root: Path, made: TrainingConfig, steps: int, *, resume_at: int | None = None) -> Outcome:
@@ -140,10 +146,12 @@ def sharded(root: Path, made: TrainingConfig, steps: int, *, resume_at: int | No
         engine = Engine(load_start(world.model, made.seed + 1).module, made, torch.device("cpu"))
         done = engine.load(directory)
         assert done == resume_at
-        with contextlib.suppress(Enough):
-            run_steps(engine, batches, made, done, record=record, checkpoint=lambda row: None)
+        if done < steps:
+            with contextlib.suppress(Enough):
+                run_steps(engine, batches, made, done, record=record, checkpoint=lambda row: None)
+    average = engine.average() or {}
     weights = engine.weights() or {}
-    return Outcome(losses, norms, {name: value.clone() for name, value in weights.items()})
+    return Outcome(losses, norms, {name: value.clone() for name, value in weights.items()}, average)
 
 
 def refused(root: Path) -> str:
@@ -169,6 +177,7 @@ def _rank(rank: int, root: Path) -> None:
     for stage in (1, 2, 3):
         made = config(zero_stage=stage)
         outcomes[f"stage{stage}"] = sharded(root, made, SHORT)
+        outcomes[f"stage{stage} loaded"] = sharded(root, made, SHORT, resume_at=SHORT)
         outcomes[f"stage{stage} resumed"] = sharded(root, made, SHORT, resume_at=CHECKPOINT_EVERY)
     outcomes["accumulated"] = sharded(root, config(accumulate=2), SHORT)
     outcomes["bf16"] = sharded(root, config(precision="bf16"), SHORT)
