@@ -1,6 +1,7 @@
 """`mimir shapes`: the embedded world, its clips, its models, its exact scorer."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,16 @@ from mimir_ray.cli.paths import require_checkpoint
 from mimir_ray.config import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.table import Table
 
+    from mimir_ray.generation.config import GenerationConfig
+    from mimir_ray.model.pipeline import MimirPipeline
     from mimir_ray.shapes.scoreboard import Scores
+
+SCORING_BATCH = 20
+"""Videos of `mimir shapes score` that are made at once: enough to fill a core, few enough for any memory."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,25 +74,18 @@ def score(
     checkpoint = require_checkpoint(model or mimir_dir())
     config = load_recipe("shapes", assignments).generation
 
-    import torch
-    from rich.progress import track
     from rich.table import Table
 
-    from mimir_ray.generation.checkpoint import load_generator
-    from mimir_ray.generation.generator import generate
+    from mimir_ray.generation.checkpoint import load_pipeline
     from mimir_ray.shapes.prompts import PROMPT_SETS, evaluation_prompts
     from mimir_ray.shapes.scoreboard import ceiling, floor, score_all
 
     silence_loading_bars()
-    generator = load_generator(checkpoint, config.runtime)
+    pipeline = load_pipeline(checkpoint, config.runtime)
     table = Table("prompts", "axis", "right", "of", "share", "95% interval", "floor", "ceiling")
     for name in PROMPT_SETS:
         listed = evaluation_prompts(name, prompts)
-        with torch.inference_mode():
-            videos = [
-                generate(generator, config.request(prompt.text, generator.model, seed=config.seed + index))
-                for index, prompt in enumerate(track(listed, name, console=status, transient=True))
-            ]
+        videos = _videos(pipeline, [prompt.text for prompt in listed], config, name)
         _add(table, name, score_all(videos, listed), floor(videos, listed), ceiling(listed))
     results.print(table)
 
@@ -114,6 +115,28 @@ def pretrain(
 
     run(out, config, [stage for stage in STAGES if not stages or stage in stages])
     results.print(str(out / "base"), markup=False)
+
+
+def _videos(
+    pipeline: "MimirPipeline", prompts: Sequence[str], config: "GenerationConfig", name: str
+) -> "list[NDArray[np.uint8]]":
+    """Frames for each prompt, made a batch at a time; the seed of a prompt is its row, as if it were made alone."""
+    from rich.progress import track
+
+    videos: list[NDArray[np.uint8]] = []
+    for first in track(range(0, len(prompts), SCORING_BATCH), name, console=status, transient=True):
+        texts = prompts[first : first + SCORING_BATCH]
+        made = pipeline(
+            texts,
+            num_frames=config.num_frames,
+            height=config.height,
+            width=config.width,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            seed=[config.seed + first + row for row in range(len(texts))],
+        )
+        videos += list(made.frames)
+    return videos
 
 
 def _add(table: "Table", name: str, scores: "Scores", floor: "Scores", ceiling: "Scores") -> None:
