@@ -18,6 +18,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DATA_DISABLE_PROGRESS_BARS="1",
     RAY_DEDUP_LOGS="0",
+    RAY_worker_niceness="0",  # Ray's 15 lets anything else on a busy machine starve the workers into timeouts
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1",
     AWS_ACCESS_KEY_ID="test",
     AWS_SECRET_ACCESS_KEY="test",

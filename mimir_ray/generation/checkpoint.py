@@ -59,7 +59,7 @@ def load_denoise_stage(checkpoint: str, runtime: RuntimeConfig) -> DenoiseStage:
     device = _prepare(runtime)
     scheduler_class = getattr(diffusers, DiffusionPipeline.load_config(checkpoint)["scheduler"][1])
     transformer = CogVideoXTransformer3DModel.from_pretrained(
-        checkpoint, subfolder="transformer", torch_dtype=_dtype(runtime)
+        checkpoint, subfolder="transformer", dtype=_dtype(runtime)
     )
     return DenoiseStage(
         transformer.eval().to(device),
@@ -73,7 +73,7 @@ def load_decode_stage(checkpoint: str, runtime: RuntimeConfig) -> DecodeStage:
     from diffusers import AutoencoderKLCogVideoX
 
     device = _prepare(runtime)
-    vae = AutoencoderKLCogVideoX.from_pretrained(checkpoint, subfolder="vae", torch_dtype=_dtype(runtime))
+    vae = AutoencoderKLCogVideoX.from_pretrained(checkpoint, subfolder="vae", dtype=_dtype(runtime))
     return DecodeStage(vae.eval().to(device))
 
 
@@ -86,11 +86,11 @@ def _mimir(checkpoint: str, runtime: RuntimeConfig, given: dict[str, Any]) -> "M
 
     dtype = _dtype(runtime)
     if MimirPipeline.load_config(checkpoint)["_class_name"] == MimirPipeline.__name__:
-        pipeline: MimirPipeline = MimirPipeline.from_pretrained(checkpoint, torch_dtype=dtype, **given)
+        pipeline: MimirPipeline = MimirPipeline.from_pretrained(checkpoint, dtype=dtype, **given)
         return pipeline
     if not given:
-        return MimirPipeline.from_base(checkpoint, torch_dtype=dtype)
-    base = CogVideoXPipeline.from_pretrained(checkpoint, torch_dtype=dtype, **given)
+        return MimirPipeline.from_base(checkpoint, dtype=dtype)
+    base = CogVideoXPipeline.from_pretrained(checkpoint, dtype=dtype, **given)
     config = base.transformer.config
     text_dim, text_length = int(config.text_embed_dim), int(config.max_text_seq_length)
     fuser = TokenFuser.build(FuserConfig.baseline(), text_dim=text_dim, llm_dim=0, text_length=text_length)

@@ -94,7 +94,7 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         fuser: FuserConfig | None = None,
         language: LanguageConfig | None = None,
         *,
-        torch_dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32,
         revision: str | None = None,
         llm_revision: str | None = None,
     ) -> Self:
@@ -114,11 +114,11 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
                 "the fuser adds an LLM's tokens but no llm is named: name one, or use FuserConfig.baseline(), "
                 "which sets decoder, norm, zero_conv and stabilizer to false"
             )
-        where = {"revision": revision, "torch_dtype": torch_dtype}
+        where = {"revision": revision, "dtype": dtype}
         config = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", revision=revision)
         model = tokenizer = None
         if llm is not None and fuser.decoder:
-            model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision, dtype=torch_dtype).eval()
+            model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision, dtype=dtype).eval()
             tokenizer = AutoTokenizer.from_pretrained(llm, revision=llm_revision)
         text_length = int(config["max_text_seq_length"])
         llm_dim = 0 if model is None else int(model.config.get_text_config().hidden_size)
@@ -137,7 +137,7 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         pipeline = CogVideoXPipeline.from_pretrained(base, transformer=transformer, **where)
         return cls(
             **pipeline.components,
-            token_fuser=torch.nn.Module.to(token_fuser, torch_dtype).eval(),
+            token_fuser=torch.nn.Module.to(token_fuser, dtype).eval(),
             llm_tokenizer=tokenizer,
             llm=model,
             language=(language or LanguageConfig()).model_dump(mode="json"),
@@ -152,7 +152,7 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             config.llm,
             fuser,
             config.language,
-            torch_dtype=getattr(torch, config.dtype),
+            dtype=getattr(torch, config.dtype),
             revision=config.revision,
             llm_revision=config.llm_revision,
         )

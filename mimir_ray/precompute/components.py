@@ -65,7 +65,7 @@ def load_vae(model: ModelConfig, num_gpus: float) -> Any:
     from diffusers import AutoencoderKLCogVideoX
 
     load: Any = AutoencoderKLCogVideoX.from_pretrained
-    vae = load(model.base, subfolder="vae", revision=model.revision, torch_dtype=getattr(torch, model.dtype))
+    vae = load(model.base, subfolder="vae", revision=model.revision, dtype=getattr(torch, model.dtype))
     return vae.to(device(num_gpus)).eval()
 
 

@@ -71,6 +71,6 @@ def _starting_pipeline(model: ModelConfig) -> Any:
 
     if DiffusionPipeline.load_config(model.base, revision=model.revision)["_class_name"] == "MimirPipeline":
         return MimirPipeline.from_pretrained(
-            model.base, revision=model.revision, torch_dtype=getattr(torch, model.dtype)
+            model.base, revision=model.revision, dtype=getattr(torch, model.dtype)
         )
     return MimirPipeline.from_model_config(model)

@@ -87,7 +87,7 @@ def load_start(model: ModelConfig, seed: int) -> Start:
         if not config["use_rotary_positional_embeddings"]:
             overrides["max_text_seq_length"] = fuser.sequence_length  # the position buffer is computed, not stored
         transformer = CogVideoXTransformer3DModel.from_pretrained(
-            base, subfolder="transformer", torch_dtype=torch.float32, **overrides, **where
+            base, subfolder="transformer", dtype=torch.float32, **overrides, **where
         )
     except OSError as error:
         raise UserError(

@@ -29,7 +29,7 @@ def sampler(*, rotary: bool = False, dpm: bool = False) -> Sampler:
 def test_latents_equal_diffusers_bit_for_bit(
     style: str, dpm: bool, guidance: float, dtype: torch.dtype, base_2b: Path, base_5b: Path
 ) -> None:
-    theirs = CogVideoXPipeline.from_pretrained(base_2b if style == "2b" else base_5b, torch_dtype=dtype)
+    theirs = CogVideoXPipeline.from_pretrained(base_2b if style == "2b" else base_5b, dtype=dtype)
     theirs.scheduler = tiny_scheduler(dpm=dpm)
     theirs.set_progress_bar_config(disable=True)
     condition, null = text(2, dtype)
