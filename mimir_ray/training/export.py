@@ -70,7 +70,5 @@ def _starting_pipeline(model: ModelConfig) -> Any:
     from mimir_ray.model.pipeline import MimirPipeline
 
     if DiffusionPipeline.load_config(model.base, revision=model.revision)["_class_name"] == "MimirPipeline":
-        return MimirPipeline.from_pretrained(
-            model.base, revision=model.revision, dtype=getattr(torch, model.dtype)
-        )
+        return MimirPipeline.from_pretrained(model.base, revision=model.revision, dtype=getattr(torch, model.dtype))
     return MimirPipeline.from_model_config(model)
