@@ -4,7 +4,8 @@ Both run in the calling process and may take it down with them; `mimir_ray.video
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import av
 import av.error
@@ -13,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from mimir_ray.video.errors import VideoError
-from mimir_ray.video.probe import OPEN_OPTIONS, VideoInfo
+from mimir_ray.video.probe import OPEN_OPTIONS, VideoInfo, video_stream
 
 FramesFHWC = NDArray[np.uint8]
 
@@ -21,6 +22,8 @@ EQUAL_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "
 """Formats in which the two decoders' RGB is equal to the byte; 10-bit differs at chroma edges."""
 UNKNOWN_TO_DECORD = frozenset({"av1"})  # decord 0.6 carries an FFmpeg of 2020
 BLOCK_FRAMES = 16
+DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
+"""What PyAV raises where a file is damaged."""
 
 
 def decord_suits(info: VideoInfo) -> bool:
@@ -39,6 +42,35 @@ def fit(info: VideoInfo, short_side_px: int | None) -> tuple[int, int]:
     if short_side_px is None or short <= short_side_px:
         return info.width_px, info.height_px
     return round(info.width_px * short_side_px / short), round(info.height_px * short_side_px / short)
+
+
+def quarter_turns(info: VideoInfo) -> int:
+    """How often `np.rot90` has to turn a stored frame for it to be upright."""
+    return info.rotation_deg // 90 % 4
+
+
+def as_stored(info: VideoInfo, width_px: int, height_px: int) -> tuple[int, int]:
+    """Width and height, before rotation, of frames that are `width_px` x `height_px` upright."""
+    return (height_px, width_px) if quarter_turns(info) % 2 else (width_px, height_px)
+
+
+@contextmanager
+def opened(path: str) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
+    """A file and its video stream, to be decoded by one thread. Raises VideoError and DECODE_ERRORS."""
+    with av.open(path, options=OPEN_OPTIONS, metadata_errors="replace") as container:
+        stream = video_stream(container)
+        stream.thread_count = 1
+        yield container, stream
+
+
+def damaged(seen: int, info: VideoInfo, error: Exception) -> VideoError:
+    """The error for a video of which `seen` frames could be decoded before one could not."""
+    return VideoError(f"damaged: decoding stops at frame {seen} of {info.frames} ({error})")
+
+
+def cut_off(seen: int, info: VideoInfo) -> VideoError:
+    """The error for a video that ends after `seen` frames."""
+    return VideoError(f"cut off: only {seen} of {info.frames} frames can be decoded")
 
 
 def with_decord(path: str, info: VideoInfo, indices: Sequence[int], width_px: int, height_px: int) -> FramesFHWC:
@@ -68,23 +100,20 @@ def with_decord(path: str, info: VideoInfo, indices: Sequence[int], width_px: in
 def with_pyav(path: str, info: VideoInfo, indices: Sequence[int], width_px: int, height_px: int) -> FramesFHWC:
     """Frames at ascending `indices`, scaled to `width_px` x `height_px`, decoded from the start. Raises VideoError."""
     frames_FHWC: FramesFHWC = np.empty((len(indices), height_px, width_px, 3), np.uint8)
-    turns = info.rotation_deg // 90 % 4
-    stored = (height_px, width_px) if turns % 2 else (width_px, height_px)
+    stored = as_stored(info, width_px, height_px)
     reformatter = VideoReformatter()  # one for all frames: it keeps the conversion tables
     filled = seen = 0
     try:
-        with av.open(path, options=OPEN_OPTIONS, metadata_errors="replace") as container:
-            stream = next(s for s in container.streams.video if not s.disposition & s.disposition.attached_pic)
-            stream.thread_count = 1
+        with opened(path) as (container, stream):
             for seen, frame in enumerate(container.decode(stream), start=1):
                 while filled < len(indices) and indices[filled] == seen - 1:
                     rgb = reformatter.reformat(frame, *stored, format="rgb24").to_ndarray()
-                    frames_FHWC[filled] = np.rot90(rgb, turns)
+                    frames_FHWC[filled] = np.rot90(rgb, quarter_turns(info))
                     filled += 1
                 if filled == len(indices):
                     break
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"damaged: decoding stops at frame {seen} of {info.frames} ({error})") from error
+    except DECODE_ERRORS as error:
+        raise damaged(seen, info, error) from error
     if filled < len(indices):
-        raise VideoError(f"cut off: only {seen} of {info.frames} frames can be decoded")
+        raise cut_off(seen, info)
     return frames_FHWC

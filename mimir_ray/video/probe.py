@@ -68,7 +68,7 @@ def _size_of_file(path: str | Path) -> int:
 
 def _read(container: "av.container.InputContainer", size_bytes: int) -> VideoInfo:
     _check_complete(container, size_bytes)
-    stream = _video_stream(container)
+    stream = video_stream(container)
     stream.thread_count = 1
     starts: list[int] = []
     end, first, sorted_keys, untimed, discarded = 0, None, True, 0, 0
@@ -108,11 +108,12 @@ def _read(container: "av.container.InputContainer", size_bytes: int) -> VideoInf
         rotation_deg=first.rotation % 360,
         size_bytes=size_bytes,
         times_s=times,
-        seekable=sorted_keys and not untimed and not discarded and bool(TIMED_CONTAINERS & _formats(container)),
+        seekable=sorted_keys and not untimed and not discarded and bool(TIMED_CONTAINERS & formats(container)),
     )
 
 
-def _video_stream(container: "av.container.InputContainer") -> "av.VideoStream":
+def video_stream(container: "av.container.InputContainer") -> "av.VideoStream":
+    """The first stream that is a video and not a cover picture. Raises VideoError."""
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if not streams:
         kinds = sorted({s.type for s in container.streams})
@@ -124,12 +125,12 @@ def _video_stream(container: "av.container.InputContainer") -> "av.VideoStream":
 
 def _check_complete(container: "av.container.InputContainer", size_bytes: int) -> None:
     """The outermost boxes say how long the file is; one that is shorter was cut off."""
-    formats = _formats(container)
+    names = formats(container)
     promised_bytes = 0
     with open(container.name, "rb") as file:
-        if "avi" in formats:
+        if "avi" in names:
             promised_bytes = 8 + int.from_bytes(file.read(8)[4:], "little")
-        elif "mp4" in formats:
+        elif "mp4" in names:
             while promised_bytes < size_bytes:
                 file.seek(promised_bytes)
                 head = file.read(16)
@@ -145,7 +146,7 @@ def _check_complete(container: "av.container.InputContainer", size_bytes: int) -
 
 def _check_lasts(container: "av.container.InputContainer", stream: "av.VideoStream", duration_s: float) -> None:
     """Containers without an index at the front promise a duration instead."""
-    if not HEADER_PROMISES_DURATION & _formats(container):
+    if not HEADER_PROMISES_DURATION & formats(container):
         return
     promised_s = 0.0
     if stream.duration and stream.time_base:
@@ -169,7 +170,8 @@ def _times(starts: list[int], end: int, stream: "av.VideoStream") -> tuple[tuple
     return tuple(float((s - starts[0]) * base) for s in starts), (starts[-1] - starts[0]) * base + last
 
 
-def _formats(container: "av.container.InputContainer") -> set[str]:
+def formats(container: "av.container.InputContainer") -> set[str]:
+    """The names of the container's format; FFmpeg reads mov and mp4 as one."""
     return set(container.format.name.split(","))
 
 

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,14 +25,8 @@ def write_mp4(path: str | Path, frames_FHWC: NDArray[np.uint8], fps: float) -> N
     The file appears under its name only when it is complete. One encoder thread, so that many writers share a machine.
     Raises VideoError for frames that H.264 4:2:0 cannot hold.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         _encode(partial, frames_FHWC, fps)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def encode_mp4(frames_FHWC: NDArray[np.uint8], fps: float) -> bytes:
@@ -41,18 +37,44 @@ def encode_mp4(frames_FHWC: NDArray[np.uint8], fps: float) -> bytes:
         return file.read_bytes()
 
 
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A name to write to that becomes `path` at the end of the block; after an error nothing of it is left."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def open_mp4(file: str | Path) -> "av.container.OutputContainer":
+    """An empty mp4 whose index will come first, so that it plays before all of it has arrived."""
+    return av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"})
+
+
+def add_h264(
+    container: "av.container.OutputContainer", rate: Fraction, width_px: int, height_px: int, crf: int, preset: str
+) -> "av.VideoStream":
+    """An H.264 4:2:0 stream in limited range, encoded by one thread, the same bytes for the same frames."""
+    # Without macroblock trees the same small frames give the same bytes every time.
+    options = {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
+    stream = container.add_stream("libx264", rate=rate, options=options)
+    stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
+    stream.thread_count = 1
+    stream.codec_context.color_range = LIMITED_RANGE
+    return stream
+
+
 def _encode(file: Path, frames_FHWC: NDArray[np.uint8], fps: float) -> None:
     height, width = _check(frames_FHWC, fps)
     rate = Fraction(fps).limit_denominator(60_000)
-    with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        # Without macroblock trees the same small frames give the same bytes every time.
-        options = {"crf": str(CRF), "preset": PRESET, "x264-params": "mbtree=0"}
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.thread_count = 1
+    with open_mp4(file) as container:
+        stream = add_h264(container, rate, width, height, CRF, PRESET)
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT601
-        context.color_range = LIMITED_RANGE
         for index, frame_HWC in enumerate(frames_FHWC):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
             frame.pts, frame.time_base = index, 1 / rate
