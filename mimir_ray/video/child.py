@@ -16,9 +16,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from mimir_ray.video.cut import cut
 from mimir_ray.video.decode import FramesFHWC, decord_suits, fit, with_decord, with_pyav
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import VideoInfo, probe
+from mimir_ray.video.shots import find_shots
 
 ALARM_GRACE_S = 2.0  # the parent ends the child first; this is for a parent that died
 
@@ -48,11 +50,18 @@ def answer(answers: IO[bytes], request: dict[str, Any]) -> None:
     frames_FHWC: FramesFHWC = np.empty((0, 0, 0, 3), np.uint8)
     reply: dict[str, Any]
     try:
-        if request["job"] == "probe":
-            reply = {"info": asdict(facts(request["path"], mtime_ns(request["path"])))}
-        else:
-            frames_FHWC, decoder = read(request)
-            reply = {"shape": frames_FHWC.shape, "decoder": decoder}
+        path = request["path"]
+        info = facts(path, mtime_ns(path))
+        match request["job"]:
+            case "probe":
+                reply = {"info": asdict(info)}
+            case "shots":
+                reply = {"shots": find_shots(path, info, **request["how"])}
+            case "cut":
+                reply = {"span": cut(path, request["out"], info, **request["how"])}
+            case _:
+                frames_FHWC, decoder = read(request, info)
+                reply = {"shape": frames_FHWC.shape, "decoder": decoder}
     except VideoError as error:
         reply = {"error": str(error)}
     except MemoryError:
@@ -62,10 +71,9 @@ def answer(answers: IO[bytes], request: dict[str, Any]) -> None:
     answers.flush()
 
 
-def read(request: dict[str, Any]) -> tuple[FramesFHWC, str]:
+def read(request: dict[str, Any], info: VideoInfo) -> tuple[FramesFHWC, str]:
     """Frames by decord where it is exact and wanted, by PyAV otherwise."""
     path, indices = request["path"], request["indices"]
-    info = facts(path, mtime_ns(path))
     if indices and indices[-1] >= info.frames:
         raise VideoError(f"frame {indices[-1]} was asked for; the video has frames 0 to {info.frames - 1}")
     width_px, height_px = fit(info, request["short_side_px"])

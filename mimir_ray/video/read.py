@@ -1,4 +1,4 @@
-"""Frames of any video file, read in a child process that may crash or hang without harm.
+"""Frames and shots of any video file, and cuts of it, made in a child process that may crash or hang without harm.
 
 decord reads where it is exact, PyAV where it is not, or where decord is missing, fails, crashes or takes too long.
 The child lives across clips, so a read costs a pipe and no process start.
@@ -19,9 +19,12 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from mimir_ray.video.cut import Mode
 from mimir_ray.video.decode import FramesFHWC
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import VideoInfo
+from mimir_ray.video.shots import SHORT_SIDE_PX, Detector
+from mimir_ray.video.write import CRF, PRESET, whole_file
 
 Decoder = Literal["decord", "pyav"]
 
@@ -67,10 +70,55 @@ def read_frames(
 
 def read_info(path: str | Path, *, timeout_s: float = TIMEOUT_S) -> VideoInfo:
     """`probe` in the child, for files that nobody vouches for. Raises VideoError."""
-    with _lock:
-        reply, _ = _child().ask({"job": "probe", "path": _absolute(path)}, timeout_s)
-    facts = reply["info"]
+    facts = _ask({"job": "probe", "path": _absolute(path)}, timeout_s)["info"]
     return VideoInfo(**{**facts, "times_s": tuple(facts["times_s"])})
+
+
+def read_shots(
+    path: str | Path,
+    *,
+    detector: Detector,
+    threshold: float,
+    min_shot_s: float,
+    short_side_px: int = SHORT_SIDE_PX,
+    timeout_s: float,
+) -> list[int]:
+    """`find_shots` in the child: the frames at which shots begin, the first is 0. Decodes the whole video once.
+
+    Raises VideoError when a frame cannot be decoded, or all of them not within `timeout_s` of wall clock.
+    """
+    how = {"detector": detector, "threshold": threshold, "min_shot_s": min_shot_s, "short_side_px": short_side_px}
+    shots: list[int] = _ask({"job": "shots", "path": _absolute(path), "how": how}, timeout_s)["shots"]
+    return shots
+
+
+def cut_clip(
+    path: str | Path,
+    out: str | Path,
+    start_frame: int,
+    end_frame: int,
+    *,
+    mode: Mode,
+    crf: int = CRF,
+    preset: str = PRESET,
+    timeout_s: float,
+) -> tuple[int, int]:
+    """`cut` in the child: write frames [start_frame, end_frame) to the mp4 `out`; return the span that was written.
+
+    `out` appears when it is complete; the same file, span and options give the same bytes.
+    Raises VideoError when that cannot be done, or not within `timeout_s` of wall clock.
+    """
+    with whole_file(_absolute(out)) as partial:
+        how = {"start_frame": start_frame, "end_frame": end_frame, "mode": mode, "crf": crf, "preset": preset}
+        request = {"job": "cut", "path": _absolute(path), "out": str(partial), "how": how}
+        start, end = _ask(request, timeout_s)["span"]
+    return start, end
+
+
+def _ask(request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    with _lock:
+        reply, _ = _child().ask(request, timeout_s)
+    return reply
 
 
 def _read(request: dict[str, Any], timeout_s: float, decord: bool) -> tuple[FramesFHWC, Decoder]:

@@ -32,6 +32,26 @@ def numbers(frames: NDArray[np.uint8]) -> list[int]:
     ]
 
 
+def shots(lengths: Sequence[int], height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    """F H W 3. One coarse picture after another, each sliding to the left by a pixel every second frame."""
+    random = np.random.default_rng(0)
+    frames = []
+    for length in lengths:
+        blocks = random.integers(0, 256, (height // 16, (width + length) // 16 + 1, 3), np.uint8)
+        picture = blocks.repeat(16, axis=0).repeat(16, axis=1)
+        frames += [picture[:, frame // 2 : frame // 2 + width] for frame in range(length)]
+    return np.stack(frames)
+
+
+def spoil(source: Path, path: Path, start: float) -> Path:
+    """The file with its last bytes, from the share `start` on, replaced by noise; the index at its front is whole."""
+    data = bytearray(source.read_bytes())
+    first = int(len(data) * start)
+    data[first:] = np.random.default_rng(0).bytes(len(data) - first)
+    path.write_bytes(data)
+    return path
+
+
 def encode(
     path: Path,
     frames: NDArray[np.uint8],

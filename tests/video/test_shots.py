@@ -1,0 +1,86 @@
+import os
+import time
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mimir_ray.video import VideoError, read, read_info, read_shots
+from mimir_ray.video.shots import Detector
+from tests.video.rendering import encode, shots, spoil, truncate
+
+LENGTHS = [30, 17, 40, 8, 25]
+BEGINS = [0, *accumulate(LENGTHS[:-1])]
+VARIABLE_MS = np.cumsum(np.random.default_rng(0).integers(10, 120, sum(LENGTHS))).tolist()
+VARIANTS: dict[str, dict[str, Any]] = {
+    "b-frames.mp4": {"options": {"bf": "3", "g": "24"}},
+    "open-gop.mp4": {"options": {"x264-params": "open-gop=1:bframes=3:keyint=24:scenecut=0"}},
+    "open-gop-hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=24:bframes=4:log-level=none"}},
+    "variable.mp4": {"times_ms": VARIABLE_MS, "fps": 30, "options": {"bf": "2", "g": "24"}},
+    "ten-bit.mp4": {"pixel_format": "yuv420p10le"},
+    "b-frames.avi": {"codec": "mpeg4", "options": {"bf": "2", "b": "4000000"}},
+    "rotated.mp4": {"rotation_deg": 90},
+}
+THRESHOLDS: dict[Detector, float] = {"content": 27.0, "adaptive": 3.0}
+
+
+def found(path: Path, detector: Detector = "content", min_shot_s: float = 0.0, timeout_s: float = 60) -> list[int]:
+    threshold = THRESHOLDS[detector]
+    return read_shots(path, detector=detector, threshold=threshold, min_shot_s=min_shot_s, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("detector", THRESHOLDS)
+def test_shots_begin_at_the_frames_after_cuts(tmp_path: Path, name: str, detector: Detector) -> None:
+    path = encode(tmp_path / name, shots(LENGTHS), **VARIANTS[name])
+    assert found(path, detector) == BEGINS
+
+
+@pytest.mark.parametrize("detector", THRESHOLDS)
+def test_a_picture_that_moves_is_one_shot(tmp_path: Path, detector: Detector) -> None:
+    assert found(encode(tmp_path / "a.mp4", shots([120])), detector) == [0]
+    assert found(encode(tmp_path / "b.mp4", shots([1])), detector) == [0]
+
+
+def test_large_frames_are_compared_small(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", shots([10, 10], 288, 512))
+    how: dict[str, Any] = {"detector": "content", "threshold": 27.0, "min_shot_s": 0.0, "timeout_s": 60}
+    assert read_shots(path, **how) == read_shots(path, **how, short_side_px=16) == [0, 10]
+
+
+def test_the_least_length_of_a_shot_counts_seconds_not_frames(tmp_path: Path) -> None:
+    frames = shots([20, 6, 20])
+    steady = encode(tmp_path / "steady.mp4", frames, fps=16)  # the second shot lasts 0.375 s
+    assert found(steady, min_shot_s=0.375) == [0, 20, 26]
+    assert found(steady, min_shot_s=0.4) == [0, 20]
+    slow_ms = [*range(0, 1200, 60), *range(1200, 1800, 100), *range(1800, 2000, 10)]  # here it lasts 0.6 s
+    slow = encode(tmp_path / "slow.mp4", frames, times_ms=slow_ms, fps=100)
+    assert found(slow, min_shot_s=0.6) == [0, 20, 26]
+    assert found(slow, min_shot_s=0.61) == [0, 20]
+    assert found(steady, min_shot_s=60) == [0]
+
+
+def test_a_damaged_file_is_an_error_and_the_next_file_is_fine(tmp_path: Path) -> None:
+    whole = encode(tmp_path / "whole.mp4", shots([20, 20]))
+    with pytest.raises(VideoError, match="damaged: decoding stops at frame"):
+        found(spoil(whole, tmp_path / "spoilt.mp4", 0.7))
+    with pytest.raises(VideoError, match="cut off"):
+        found(truncate(whole, tmp_path / "cut.mp4", 0.5))
+    assert found(whole) == [0, 20]
+
+
+def test_a_search_that_hangs_is_stopped_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "a.mp4", shots([20]))
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "scenedetect.py").write_text("while True: pass")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")]))
+        patch.setattr(read, "_current", None)
+        read_info(path)  # the child has started
+        start = time.monotonic()
+        with pytest.raises(VideoError, match=r"stopped after its limit of 0\.5 s"):
+            found(path, timeout_s=0.5)
+        assert time.monotonic() - start < 10
+    assert found(path) == [0]
