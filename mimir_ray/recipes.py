@@ -54,7 +54,7 @@ def shapes() -> Recipe:
             fuser=FuserConfig(scale_init=4.0),
             language=LanguageConfig(max_new_tokens=24),  # the longest answer of the shapes language has 12
         ),
-        curation=CurationConfig(),
+        curation=CurationConfig(split="off"),  # its clips are single shots already
         precompute=PrecomputeConfig(num_frames=9, height=64, width=64),
         training=TrainingConfig(
             steps=1000,

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from mimir_ray.config import Config, fingerprint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "rejected", "quarantined"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -72,7 +72,10 @@ class Prompt(Config):
 
 
 class Clip(Config):
-    """A curated span of a video: the columns of ``clips`` that later stages read."""
+    """A curated shot: the columns of ``clips`` that later stages read.
+
+    The file at ``path`` holds the clip and nothing else; ``start_s`` and ``end_s`` say where in its video it lay.
+    """
 
     clip_id: str
     video_id: str
@@ -123,6 +126,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("frames", _INT),
         ("duration_s", _FLOAT),
         ("rotation_deg", _INT),
+        ("clips", _INT),
+        ("rule", _TEXT),
+        ("stage", _TEXT),
+        ("error", _TEXT),
     ),
     "clips": _table(
         "clip_id",
@@ -141,6 +148,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("brightness", _FLOAT),
         ("black_frame_rate", _FLOAT),
         ("rule", _TEXT),
+        ("value", _FLOAT),
+        ("limit", _FLOAT),
+        ("stage", _TEXT),
+        ("error", _TEXT),
     ),
     "captions": _table("clip_id", ("kind", _TEXT), ("text", _TEXT)),
     "latents": _table("clip_id", ("moments", _BYTES), ("shape", _INTS), ("dtype", _TEXT), ("frame_indices", _INTS)),

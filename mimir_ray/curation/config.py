@@ -1,8 +1,51 @@
 """What `mimir curate` can be told: thresholds of appendix A, and definitions where the paper is silent."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from mimir_ray.config import Config
+
+
+class Limits(Config):
+    """What is not even tried: a file beyond these is quarantined, so that one monster cannot hold up a cluster."""
+
+    max_file_bytes: int = Field(64 << 30, ge=1)
+    max_pixels: int = Field(8192 * 4352, ge=1)
+    """Width times height of a frame; the default is a little above 8K."""
+    max_duration_s: float = Field(6 * 3600.0, gt=0)
+    max_frames: int = Field(2_000_000, ge=1)
+    """Of a whole video; every one has a time stamp in memory."""
+    probe_timeout_s: float = Field(60.0, gt=0)
+    """Wall time for reading a container's index."""
+
+
+class Split(Config):
+    """How a video is cut into single shots."""
+
+    detector: Literal["content", "adaptive"] = "content"
+    """PySceneDetect's: `content` compares neighbours; `adaptive` also looks at the frames around, bears moving cameras
+    better, and misses more cuts where everything moves."""
+    threshold: float = Field(27.0, gt=0)
+    """Of the detector: 27 suits `content`, 3 suits `adaptive`."""
+    min_clip_s: float = Field(1.0, gt=0)
+    """A shorter shot becomes no clip; the paper asks for 1 s at least."""
+    max_clip_s: float = Field(20.0, gt=0)
+    """A longer shot is cut into clips of this length, the last of which keeps the rest."""
+    stride_s: float = Field(20.0, gt=0)
+    """From the start of a clip to the start of the next one in a long shot; below `max_clip_s` they overlap."""
+    mode: Literal["reencode", "copy"] = "reencode"
+    """`reencode` cuts at exactly these frames; `copy` moves packets untouched, and so begins at a keyframe only."""
+    crf: int = Field(18, ge=0, le=51)
+    """Quality of x264 in `reencode`; 18 is visually lossless."""
+    seconds_per_second: float = Field(20.0, gt=0)
+    """Wall time that finding shots or cutting may take for each second of video, on top of a minute."""
+
+    @model_validator(mode="after")
+    def _lengths_in_order(self) -> "Split":
+        if self.min_clip_s > self.max_clip_s:
+            raise ValueError(f"min_clip_s {self.min_clip_s} is above max_clip_s {self.max_clip_s}; swap them")
+        return self
 
 
 class BasicRules(Config):
@@ -62,13 +105,16 @@ class Measures(Config):
 
 
 class CurationConfig(Config):
-    """From files to clips: which are kept, and how the work is cut up."""
+    """From files to clips: what is measured, which clips are kept, and how the work is cut up."""
 
+    limits: Limits = Limits()
+    split: Split | Literal["off"] = Split()
+    """`off` takes every video as one clip, where it lies."""
+    measures: Measures = Measures()
     basic: BasicRules = BasicRules()
     quality: QualityRules = QualityRules()
-    measures: Measures = Measures()
     decode_timeout_s: float = Field(60.0, gt=0)
-    """Wall time that one decoder may take over one clip before it is ended."""
+    """Wall time that one decoder may take over the frames of one clip before it is ended."""
     files_per_shard: int = Field(32, ge=1)
     """Files in a unit of work, about: what a killed run does again at most, once per core."""
     cpus_per_task: float = Field(1.0, gt=0)

@@ -1,34 +1,26 @@
-"""Which files there are to curate, what is said about them, and how they are cut into shards of work."""
+"""Which files there are to curate, and how they are cut into shards of work."""
 
 import glob
-import json
 import os
-import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
+
+import pyarrow.fs as pafs
 
 from mimir_ray.config import UserError
-from mimir_ray.records import CaptionKind
-from mimir_ray.storage import absolute, content_id
+from mimir_ray.curation.captions import Caption, CaptionFiles, listed_videos, words
+from mimir_ray.storage import absolute, content_id, filesystem, join
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for names in ("3gp avi flv m2ts m4v mkv mov mp4", "mpeg mpg mts ogv ts webm wmv y4m")
     for name in names.split()
 )
-CAPTIONS_FILE = "captions.jsonl"
+LIST_SUFFIX = ".jsonl"
 UNREADABLE_NAME = "its name is not UTF-8: rename it"
-
-
-@dataclass(frozen=True)
-class Caption:
-    """One text that describes a clip, and where it comes from."""
-
-    kind: str
-    text: str
+SAMPLE_BYTES = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -41,45 +33,110 @@ class SourceFile:
     captions: tuple[Caption, ...] = field(default=())
     problem: str = ""
 
+    def packed(self) -> dict[str, Any]:
+        """Plain data, for a row of Ray Data."""
+        captions = [{"kind": caption.kind, "text": caption.text} for caption in self.captions]
+        return {"path": self.path, "size_bytes": self.size_bytes, "captions": captions, "problem": self.problem}
+
+    @classmethod
+    def unpacked(cls, row: dict[str, Any]) -> "SourceFile":
+        """The file of a row; when it was modified is no longer known."""
+        captions = tuple(Caption(item["kind"], item["text"]) for item in row["captions"])
+        return cls(row["path"], row["size_bytes"], 0, captions, row["problem"])
+
 
 def discover(sources: Iterable[str]) -> list[SourceFile]:
-    """Every video that `sources` (folders, files, globs) name, once each, sorted by path.
+    """Every video that `sources` name, once each, sorted by path.
 
-    Folders are searched to the bottom for names with a video's suffix, hidden ones passed over; links are followed,
-    and loops of them are harmless. Files named outright or by a glob are taken whatever they are called.
-    Raises UserError for a source that names nothing, and for a captions file that cannot be understood.
+    A source is a folder or an object store's prefix, searched to the bottom for names with a video's suffix, hidden
+    ones passed over (links are followed, and loops of them are harmless); a list (`.jsonl`, a line a video, see
+    `captions`); or a file, outright or by a glob, taken whatever it is called.
+    Raises UserError for a source that names nothing, and for a captions file or a list that cannot be understood.
     """
-    found: dict[str, str] = {}
+    found: dict[str, SourceFile] = {}
+    texts = CaptionFiles()
     for source in sources:
-        paths = list(_expand(source))
-        for path in paths:
-            found.setdefault(os.path.realpath(path), path)
-        if not paths:
+        files = list(_expand(source, texts))
+        for name, file in files:
+            found.setdefault(name, file)
+        if not files:
             raise UserError(
-                f"no video in {source}: name a file, a glob, or a folder with files that end in "
-                f"{', '.join(sorted(VIDEO_SUFFIXES))}"
+                f"no video in {source}: name a file, a glob, a list of videos ({LIST_SUFFIX}), or a folder with files "
+                f"that end in {', '.join(sorted(VIDEO_SUFFIXES))}"
             )
-    texts = _CaptionFiles()
-    return [_source_file(path, texts) for path in sorted(found.values())]
+    return sorted(found.values(), key=lambda file: file.path)
 
 
 def plan(files: Iterable[SourceFile], files_per_shard: int) -> dict[str, list[SourceFile]]:
-    """Shards by name. A file's bucket depends on its path and on the corpus's size in powers of two, so that new files
-    leave other shards alone; the name also covers what is in the shard, so that a changed file makes a new shard."""
+    """Shards by name, such that files with the same bytes lie in the same one.
+
+    A file's bucket depends on its size, on a sample of its bytes where more files have that size than fit a shard, and
+    on the corpus's size in powers of two, so that new files leave other shards alone. The name also covers what is in
+    the shard, so that a changed file makes a new shard.
+    """
     files = list(files)
     buckets = 1
     while buckets * files_per_shard < len(files):
         buckets *= 2
+    alike = Counter(file.size_bytes for file in files)
     members: defaultdict[int, list[SourceFile]] = defaultdict(list)
     for file in files:
-        members[int(content_id(file.path), 16) % buckets].append(file)
+        twins = _sample(file) if alike[file.size_bytes] > files_per_shard else b""
+        members[int(content_id(str(file.size_bytes), twins), 16) % buckets].append(file)
     return {f"{bucket:05d}-{content_id(repr(shard))}": shard for bucket, shard in sorted(members.items())}
 
 
-def _expand(source: str) -> Iterator[str]:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) and not source.startswith("file://"):
-        raise UserError(f"{source} is not on this machine's file system: mount or copy it and name the folder")
-    path = absolute(source)
+def _sample(file: SourceFile) -> bytes:
+    """Bytes from the middle of a file; none of one that cannot be read, which says so when it is its turn."""
+    try:
+        system, path = filesystem(file.path)
+        with system.open_input_file(path) as stream:
+            return bytes(stream.read_at(min(SAMPLE_BYTES, file.size_bytes), file.size_bytes // 2))
+    except (OSError, ValueError):
+        return b""
+
+
+def _expand(source: str, texts: CaptionFiles) -> Iterator[tuple[str, SourceFile]]:
+    """The files of a source, each with the name by which it is told from others."""
+    location = absolute(source)
+    system, path = filesystem(location)
+    if location.endswith(LIST_SUFFIX) and system.get_file_info(path).type == pafs.FileType.File:
+        for listed, captions in listed_videos(location):
+            yield from _named(listed, captions)
+    elif isinstance(system, pafs.LocalFileSystem):
+        for file in _expand_local(path):
+            yield os.path.realpath(file), _local_file(file, texts.of(file) if _is_text(file) else ())
+    else:
+        yield from _expand_remote(system, location, path, texts)
+
+
+def _named(listed: str, captions: tuple[Caption, ...]) -> Iterator[tuple[str, SourceFile]]:
+    """A file that a list names: accounted for even when it is not there."""
+    system, path = filesystem(listed)
+    if isinstance(system, pafs.LocalFileSystem):
+        yield os.path.realpath(path), _local_file(path, captions)
+        return
+    info = system.get_file_info(path)
+    problem = "" if info.type == pafs.FileType.File else "is not there"
+    yield listed, SourceFile(listed, info.size or 0, info.mtime_ns or 0, captions, problem)
+
+
+def _expand_remote(
+    system: pafs.FileSystem, location: str, path: str, texts: CaptionFiles
+) -> Iterator[tuple[str, SourceFile]]:
+    found = system.get_file_info(path)
+    infos = [found] if found.type == pafs.FileType.File else []
+    if found.type == pafs.FileType.Directory:
+        infos = system.get_file_info(pafs.FileSelector(path, recursive=True))
+    for info in infos:
+        below = info.path.removeprefix(path).lstrip("/")
+        hidden = any(part.startswith(".") for part in below.split("/"))
+        if info.type == pafs.FileType.File and not hidden and (not below or _is_video(info.base_name)):
+            uri = join(location, below) if below else location
+            yield uri, SourceFile(uri, info.size or 0, info.mtime_ns or 0, texts.of(uri))
+
+
+def _expand_local(path: str) -> Iterator[str]:
     if os.path.isdir(path):
         yield from _walk(path)
     elif os.path.lexists(path):
@@ -101,78 +158,30 @@ def _walk(folder: str) -> Iterator[str]:
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
+            if not name.startswith(".") and _is_video(name):
                 yield os.path.join(parent, name)
     yield from unlisted
 
 
-def _source_file(path: str, texts: "_CaptionFiles") -> SourceFile:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
+def _is_video(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def _local_file(path: str, captions: tuple[Caption, ...]) -> SourceFile:
+    if not _is_text(path):
         shown = os.fsencode(path).decode(errors="replace")
-        return SourceFile(shown, -1, 0, (Caption("filename", _words(shown)),), UNREADABLE_NAME)
+        return SourceFile(shown, -1, 0, (Caption("filename", words(shown)),), UNREADABLE_NAME)
     try:
         status = os.stat(path)
         size_bytes, modified_ns = status.st_size, status.st_mtime_ns
     except OSError:
         size_bytes, modified_ns = -1, 0
-    return SourceFile(path, size_bytes, modified_ns, texts.of(path))
+    return SourceFile(path, size_bytes, modified_ns, captions)
 
 
-class _CaptionFiles:
-    """Captions of videos: from the nearest `captions.jsonl` that names them, from `<stem>.txt`, or from their name."""
-
-    def __init__(self) -> None:
-        self._by_folder: dict[Path, dict[str, tuple[Caption, ...]]] = {}
-
-    def of(self, path: str) -> tuple[Caption, ...]:
-        file = Path(path)
-        for folder in file.parents:
-            listed = self._in(folder)
-            if listed and (captions := listed.get(str(file.relative_to(folder)))):
-                return captions
-        text_file = file.with_suffix(".txt")
-        try:
-            text = " ".join(text_file.read_text(encoding="utf-8", errors="replace").split())
-        except OSError:
-            text = ""
-        return (Caption("user", text),) if text else (Caption("filename", _words(file.name)),)
-
-    def _in(self, folder: Path) -> dict[str, tuple[Caption, ...]]:
-        if folder not in self._by_folder:
-            file = folder / CAPTIONS_FILE
-            self._by_folder[folder] = _load_captions(file) if file.is_file() else {}
-        return self._by_folder[folder]
-
-
-def _load_captions(file: Path) -> dict[str, tuple[Caption, ...]]:
-    loaded: dict[str, tuple[Caption, ...]] = {}
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                path, captions = _parse_caption_line(line, f"{file}, line {number}")
-                loaded[path] = captions
-    return loaded
-
-
-def _parse_caption_line(line: str, where: str) -> tuple[str, tuple[Caption, ...]]:
-    example = '{"path": "a/b.mp4", "captions": [{"kind": "long", "text": "..."}]}'
+def _is_text(path: str) -> bool:
     try:
-        row: Any = json.loads(line)
-        captions = tuple(Caption(str(item["kind"]), str(item["text"])) for item in row["captions"])
-        path = os.path.normpath(row["path"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: {error!r}; write one object a line: {example}") from None
-    for caption in captions:
-        if caption.kind not in get_args(CaptionKind):
-            raise UserError(f"{where}: kind {caption.kind!r} is not one of {', '.join(get_args(CaptionKind))}")
-        if not caption.text.strip():
-            raise UserError(f"{where}: a caption of {path} is empty; leave it out")
-    return path, captions
-
-
-def _words(name: str) -> str:
-    """A file's name as words: `arm_wrestling-2.mp4` says "arm wrestling 2"."""
-    stem = os.path.splitext(name)[0]
-    return " ".join(re.sub(r"[\W_]+", " ", stem).split()) or "video"
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

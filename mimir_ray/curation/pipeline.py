@@ -4,17 +4,19 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
+from mimir_ray.config import Config, fingerprint
 from mimir_ray.curation.config import CurationConfig
-from mimir_ray.curation.discover import Caption, SourceFile, discover, plan
+from mimir_ray.curation.discover import SourceFile, discover, plan
+from mimir_ray.curation.measure import measure_clip
+from mimir_ray.curation.rules import Rules
+from mimir_ray.curation.split import SplitKey
+from mimir_ray.curation.stages import judge, score, scoring_stages, split
 from mimir_ray.curation.summary import CurationSummary, summarise
-from mimir_ray.records import SCHEMAS
-from mimir_ray.storage import Table, join
+from mimir_ray.curation.tables import outcome_table, stage_table
+from mimir_ray.storage import Table
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -22,22 +24,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The three tables under a data root. A shard is done when `clips`, which is committed last, has it."""
+class VerdictKey(Config):
+    """What decides `clips` and `captions`: the rules, and what every stage before them was made with."""
 
-    videos: Table
-    captions: Table
-    clips: Table
-
-    @classmethod
-    def under(cls, out: str) -> "Tables":
-        """The tables of the data root `out`."""
-        return cls(*(Table(join(out, name)) for name in ("videos", "captions", "clips")))
-
-    def in_order(self) -> tuple[Table, Table, Table]:
-        """In the order in which a shard is committed."""
-        return self.videos, self.captions, self.clips
+    rules: Rules
+    split: SplitKey
+    stages: dict[str, str]
+    """Fingerprints, or `off`."""
 
 
 def curate(
@@ -51,18 +44,18 @@ def curate(
     """Curate the videos that `sources` (folders, files, globs) name into the tables under the data root `out`.
 
     A run that was killed continues where it stopped, and a finished one is left alone, as long as the files and
-    `config` are the same; changed or new files are curated and those that are gone are dropped. `progress` gets the
-    shards done and their number. Raises UserError for sources or an `out` that the user can mend, RuntimeError when
-    shards were lost because their workers died.
+    `config` are the same; changed or new files are curated and those that are gone are dropped. Another threshold
+    judges the scores that are there anew. Another way to split or to measure is refused, unless `overwrite` says that
+    the tables that it makes stale may go. `progress` gets the shards done and their number.
+
+    Raises UserError for sources or an `out` that the user can mend, RuntimeError when shards were lost because their
+    workers died.
     """
     start = time.monotonic()
     files = discover(sources)
     shards = plan(files, config.files_per_shard)
-    tables = Tables.under(out)
-    for table in reversed(tables.in_order()):
-        table.begin(config, overwrite)
-        table.drop(set(table.shards()) - shards.keys())
-    pending = tables.clips.pending(shards)
+    clips = _open_tables(out, config, set(shards), overwrite)
+    pending = clips.pending(shards)
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
         done = len(shards) - len(pending)
@@ -70,52 +63,63 @@ def curate(
             done += 1
             if progress:
                 progress(done, len(shards))
-    if lost := tables.clips.pending(shards):
+    if lost := clips.pending(shards):
         raise RuntimeError(
             f"{len(lost)} of {len(shards)} shards were lost because their workers died (out of memory, a lost node); "
             f"the others are committed: run again to retry. The first lost file is {shards[lost[0]][0].path}"
         )
-    tables.clips.finish(len(files))
-    tables.videos.finish(len(files))
-    tables.captions.finish(sum(len(file.captions) for file in files))
-    return summarise(tables.clips, len(shards) - len(pending), time.monotonic() - start)
+    outcome_table(out, "videos").finish(len(files))
+    cut, texts = _count_inputs(stage_table(out, "split"))
+    outcome_table(out, "captions").finish(texts)
+    clips.finish(cut)
+    return summarise(out, len(shards) - len(pending), time.monotonic() - start)
 
 
 def pipeline(shards: dict[str, list[SourceFile]], out: str, config: CurationConfig) -> "Dataset":
-    """The whole of curation: one row a shard in, one row a shard out; what lies between goes straight to `out`."""
+    """The whole of curation: one row a shard through every stage; what they find out goes straight to `out`."""
     import ray.data
     from ray.util.annotations import RayDeprecationWarning
 
     warnings.filterwarnings("ignore", "`ray_remote_args`", RayDeprecationWarning)  # nothing else bounds task retries
-    dataset = ray.data.from_items(
-        [{"shard": name, "files": [_pack(file) for file in files]} for name, files in shards.items()],
+    # A CPU for decoding and optical flow, which run on one thread. Ray fuses neighbours that ask for the same.
+    cpu: Any = {"num_cpus": config.cpus_per_task, "max_retries": config.max_retries}
+    rules, stages = Rules.of(config), scoring_stages(config)
+    names = [stage.name for stage in stages]
+    dataset: Dataset = ray.data.from_items(
+        [{"shard": name, "files": [file.packed() for file in files]} for name, files in shards.items()],
         override_num_blocks=len(shards),  # a task for each shard, so the work is even and a crash costs one shard
-    ).map(  # 1 shard -> 1 row
-        partial(curate_shard, out=out, config=config),
-        num_cpus=config.cpus_per_task,
-        max_retries=config.max_retries,
     )
+    dataset = dataset.map(partial(split, out=out, config=config), **cpu)  # files -> clips; 1 shard -> 1 shard, always
+    for place, stage in enumerate(stages):  # clips -> scores
+        scorer = partial(measure_clip, config=config)
+        work = partial(score, out=out, stage=stage, before=names[:place], rules=rules, scorer=scorer)
+        dataset = dataset.map(work, **cpu)
+    dataset = dataset.map(partial(judge, out=out, stages=names, rules=rules), **cpu)  # scores -> verdicts
     dataset.context.max_errored_blocks = -1  # a lost shard stays pending and is reported when all others are committed
     return dataset
 
 
-def curate_shard(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, Any]:
-    """Examine the files of one shard and commit their rows; returns counts by status. Safe to repeat."""
-    from mimir_ray.curation.examine import examine
+def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: bool) -> Table:
+    """Begin every table of the run, the last of which is returned. Shards whose files are gone are dropped."""
+    split_key, stages = SplitKey(limits=config.limits, split=config.split), scoring_stages(config)
+    keys: dict[Table, Config] = {stage_table(out, stage.name): stage.key for stage in reversed(stages)}
+    keys |= {stage_table(out, "split"): split_key, outcome_table(out, "videos"): split_key}
+    verdict = VerdictKey(
+        rules=Rules.of(config), split=split_key, stages={stage.name: fingerprint(stage.key) for stage in stages}
+    )
+    for table, key in keys.items():
+        table.begin(key, overwrite)
+    for name in ("clips", "captions"):
+        outcome_table(out, name).begin(verdict, overwrite=True)
+    for table in (outcome_table(out, "clips"), outcome_table(out, "captions"), *keys):
+        table.drop(set(table.shards()) - shards)
+    return outcome_table(out, "clips")
 
-    examined = [examine(_unpack(file), config) for file in row["files"]]
-    for table in Tables.under(out).in_order():
-        rows = [item for file in examined for item in getattr(file, table.name)]
-        table.commit(row["shard"], pa.Table.from_pylist(rows, SCHEMAS[table.name]))
-    statuses = [clip["status"] for file in examined for clip in file.clips]
-    return {"shard": row["shard"], **{status: statuses.count(status) for status in ("ok", "rejected", "quarantined")}}
 
-
-def _pack(file: SourceFile) -> dict[str, Any]:
-    captions = [{"kind": caption.kind, "text": caption.text} for caption in file.captions]
-    return {"path": file.path, "size_bytes": file.size_bytes, "captions": captions, "problem": file.problem}
-
-
-def _unpack(file: dict[str, Any]) -> SourceFile:
-    captions = tuple(Caption(item["kind"], item["text"]) for item in file["captions"])
-    return SourceFile(file["path"], file["size_bytes"], 0, captions, file["problem"])
+def _count_inputs(cut: Table) -> tuple[int, int]:
+    """Clips and captions that there must be at the end, as the split stage made them."""
+    clips = captions = 0
+    for rows in cut.scan(["captions"]):
+        clips += len(rows)
+        captions += sum(len(texts) for texts in rows["captions"].to_pylist())
+    return clips, captions

@@ -1,93 +1,138 @@
 """The one place where thresholds of appendix A meet scores: pure, last, and cheap to run again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from mimir_ray.curation.config import CurationConfig
-from mimir_ray.curation.metrics import Scores
+from mimir_ray.config import Config
+from mimir_ray.curation.config import BasicRules, CurationConfig, QualityRules
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipFacts:
-    """What the container says about a clip; sizes as displayed."""
+class Rules(Config):
+    """Every threshold, and nothing that it takes time to change."""
 
-    frames: int
-    duration_s: float
-    width_px: int
-    height_px: int
+    basic: BasicRules
+    quality: QualityRules
+
+    @classmethod
+    def of(cls, config: CurationConfig) -> "Rules":
+        """The rules of a configuration."""
+        return cls(basic=config.basic, quality=config.quality)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A score, what it must be, and how to say that it is not."""
+
+    name: str
+    score: str
+    """A column of `clips`, or `aspect`: width over height."""
+    must_be: Literal["at least", "at most", "more than"]
+    limit: str
+    """The field of `Rules` that holds it."""
+    words: str
+
+    def limit_in(self, rules: Rules) -> float:
+        """The threshold."""
+        section, _, field = self.limit.partition(".")
+        return float(getattr(getattr(rules, section), field))
+
+    def meets(self, value: float, limit: float) -> bool:
+        """Whether a value passes."""
+        if self.must_be == "at least":
+            return value >= limit
+        return value <= limit if self.must_be == "at most" else value > limit
+
+
+RULES = (
+    Rule("frames", "frames", "at least", "basic.min_frames", "has {value} frames, at least {limit} are needed"),
+    Rule(
+        "duration", "duration_s", "at least", "basic.min_duration_s", "lasts {value} s, at least {limit} s are needed"
+    ),
+    Rule(
+        "aspect",
+        "aspect",
+        "at least",
+        "basic.min_aspect",
+        "is too tall: {size} is {value} wide to 1 high, at least {limit} is needed",
+    ),
+    Rule(
+        "aspect",
+        "aspect",
+        "at most",
+        "basic.max_aspect",
+        "is too wide: {size} is {value} wide to 1 high, at most {limit} is allowed",
+    ),
+    Rule(
+        "motion",
+        "motion",
+        "more than",
+        "basic.motion_epsilon",
+        "stands still: motion {value} of the diagonal, more than {limit} is needed",
+    ),
+    Rule(
+        "black_area",
+        "black_area",
+        "at most",
+        "quality.max_black_area",
+        "is mostly black: {value} of its area, at most {limit} is allowed",
+    ),
+    Rule(
+        "brightness",
+        "brightness",
+        "at least",
+        "quality.min_brightness",
+        "is too dark: brightness {value}, at least {limit} is needed",
+    ),
+    Rule(
+        "black_frame_rate",
+        "black_frame_rate",
+        "at most",
+        "quality.max_black_frame_rate",
+        "has too many black frames: {value} of them, at most {limit} is allowed",
+    ),
+)
+"""In the paper's order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shortfall:
-    """A rule that a clip does not meet: the rule's name, and the value and the limit in words."""
+    """A rule that a clip does not meet: the rule's name, the value and the limit, and both in words."""
 
     rule: str
+    value: float
+    limit: float
     reason: str
 
 
-def shortfalls(clip: ClipFacts, scores: Scores, config: CurationConfig) -> list[Shortfall]:
-    """Every rule that the clip falls short of, in the paper's order; none means that it is kept."""
-    basic, quality = config.basic, config.quality
-    aspect = clip.width_px / clip.height_px
-    size = f"{clip.width_px}x{clip.height_px}"
-    checks = [
-        (
-            "frames",
-            clip.frames < basic.min_frames,
-            f"has {clip.frames} frames, at least {basic.min_frames} are needed",
-        ),
-        (
-            "duration",
-            clip.duration_s < basic.min_duration_s,
-            f"lasts {_below(clip.duration_s, basic.min_duration_s)} s, at least {basic.min_duration_s:g} s are needed",
-        ),
-        (
-            "aspect",
-            aspect < basic.min_aspect,
-            f"is too tall: {size} is {_below(aspect, basic.min_aspect)} wide to 1 high, "
-            f"at least {basic.min_aspect:g} is needed",
-        ),
-        (
-            "aspect",
-            aspect > basic.max_aspect,
-            f"is too wide: {size} is {_above(aspect, basic.max_aspect)} wide to 1 high, "
-            f"at most {basic.max_aspect:g} is allowed",
-        ),
-        (
-            "motion",
-            scores.motion <= basic.motion_epsilon,
-            f"stands still: motion {scores.motion:.2g} of the diagonal, more than {basic.motion_epsilon:g} is needed",
-        ),
-        (
-            "black_area",
-            scores.black_area > quality.max_black_area,
-            f"is mostly black: {_above(scores.black_area, quality.max_black_area)} of its area, "
-            f"at most {quality.max_black_area:g} is allowed",
-        ),
-        (
-            "brightness",
-            scores.brightness < quality.min_brightness,
-            f"is too dark: brightness {_below(scores.brightness, quality.min_brightness)}, "
-            f"at least {quality.min_brightness:g} is needed",
-        ),
-        (
-            "black_frame_rate",
-            scores.black_frame_rate > quality.max_black_frame_rate,
-            f"has too many black frames: {_above(scores.black_frame_rate, quality.max_black_frame_rate)} of them, "
-            f"at most {quality.max_black_frame_rate:g} is allowed",
-        ),
-    ]
-    return [Shortfall(rule=rule, reason=reason) for rule, broken, reason in checks if broken]
+def shortfalls(clip: Mapping[str, Any], rules: Rules) -> list[Shortfall]:
+    """Every rule that the clip (columns of `clips`) falls short of, in the paper's order; none means that it is kept.
+
+    A score that was not measured (absent or None) meets every rule.
+    """
+    found = []
+    for rule in RULES:
+        value, limit = score_of(clip, rule.score), rule.limit_in(rules)
+        if value is not None and not rule.meets(value, limit):
+            size = f"{clip['width_px']}x{clip['height_px']}"
+            reason = rule.words.format(size=size, value=_shown(value, limit), limit=f"{limit:g}")
+            found.append(Shortfall(rule=rule.name, value=value, limit=limit, reason=reason))
+    return found
 
 
-def _below(value: float, limit: float) -> str:
-    """`value` with as many digits as show that it is below `limit`."""
-    return next(text for text in _texts(value) if float(text) < limit or value >= limit)
+def score_of(clip: Mapping[str, Any], score: str) -> float | None:
+    """The value of a score, None where it was not measured."""
+    value = clip["width_px"] / clip["height_px"] if score == "aspect" else clip.get(score)
+    return None if value is None else float(value)
 
 
-def _above(value: float, limit: float) -> str:
-    """`value` with as many digits as show that it is above `limit`."""
-    return next(text for text in _texts(value) if float(text) > limit or value <= limit)
-
-
-def _texts(value: float) -> list[str]:
-    return [*(f"{value:.{digits}f}" for digits in range(2, 16)), repr(value)]
+def _shown(value: float, limit: float) -> str:
+    """`value` with as many digits as show on which side of `limit` it is."""
+    if value == int(value):
+        return f"{value:g}"
+    if abs(value) < 0.01:
+        return f"{value:.2g}"
+    texts = [*(f"{value:.{digits}f}" for digits in range(2, 16)), repr(value)]
+    return next(
+        text for text in texts if value == limit or (float(text) != limit and (float(text) < limit) == (value < limit))
+    )

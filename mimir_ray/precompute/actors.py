@@ -17,7 +17,7 @@ from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.encode import Row, latent_rows, llm_rows, t5_rows
 from mimir_ray.precompute.inputs import Caption, not_ok, ok_captions, ok_clips
 from mimir_ray.records import SCHEMAS, Clip
-from mimir_ray.storage import Table, join
+from mimir_ray.storage import Table, join, local_copy
 from mimir_ray.video import read_frames
 
 Batch = dict[str, npt.NDArray[Any]]
@@ -38,8 +38,8 @@ class LatentEncoder:
         return latent_rows(ok_clips(self.data, shard), self.read, self.vae, self.config)
 
     def read(self, clip: Clip, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-        first = round(clip.start_s * clip.fps)
-        return read_frames(clip.path, [first + i for i in indices], timeout_s=self.config.decode_timeout_s).frames
+        with local_copy(clip.path) as path:
+            return read_frames(path, indices, timeout_s=self.config.decode_timeout_s).frames
 
 
 class T5Encoder:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from mimir_ray.config import fingerprint
 from mimir_ray.curation import curate
-from mimir_ray.curation.pipeline import Tables
 from mimir_ray.curation.summary import CurationSummary, losses, render
 from mimir_ray.precompute import PrecomputeSummary, precompute
 from mimir_ray.quickstart.config import QuickstartConfig
@@ -100,8 +99,7 @@ def _say_curated(summary: CurationSummary, stage: Stage) -> None:
 
 
 def _account(summary: CurationSummary) -> str:
-    rejected, quarantined = sum(summary.rejected.values()), sum(summary.quarantined.values())
-    return f"{summary.inputs:,} files = {summary.kept:,} kept + {rejected:,} rejected + {quarantined:,} quarantined"
+    return f"files: {summary.files}; clips: {summary.clips}"
 
 
 def _say_encoded(summary: PrecomputeSummary, stage: Stage) -> None:
@@ -142,14 +140,13 @@ def _say_trained(summary: TrainingSummary, recipe: Recipe, stage: Stage) -> None
 
 
 def _funnel(data: str, summary: CurationSummary) -> Funnel:
-    rejected, quarantined = sum(summary.rejected.values()), sum(summary.quarantined.values())
-    refused = ((Path(loss.path).name, loss.status, loss.reason) for loss in losses(Tables.under(data).clips))
+    files, clips = summary.files, summary.clips
+    rejected = files.rejected | {rule.replace("_", " "): count for rule, count in clips.rejected.items()}
+    quarantined = files.quarantined | clips.quarantined
+    refused = ((Path(loss.path).name, loss.status, loss.reason) for loss in losses(data))
     return Funnel(
-        counts={"ok": summary.kept, "rejected": rejected, "quarantined": quarantined},
-        reasons={
-            "rejected": {rule.replace("_", " "): count for rule, count in summary.rejected.items()},
-            "quarantined": summary.quarantined,
-        },
+        counts={"ok": clips.ok, "rejected": sum(rejected.values()), "quarantined": sum(quarantined.values())},
+        reasons={"rejected": rejected, "quarantined": quarantined},
         refused=list(islice(refused, REFUSED_SHOWN)),
     )
 

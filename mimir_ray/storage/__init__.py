@@ -17,8 +17,10 @@ from mimir_ray.storage.files import (
     filesystem,
     join,
     list_files,
+    local_copy,
     read_bytes,
     read_json,
+    upload,
     write_bytes,
     write_json,
 )
@@ -35,8 +37,10 @@ __all__ = [
     "filesystem",
     "join",
     "list_files",
+    "local_copy",
     "read_bytes",
     "read_json",
+    "upload",
     "write_bytes",
     "write_json",
 ]

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,12 @@ def write_bytes(uri: str | os.PathLike[str], data: bytes | pa.Buffer) -> None:
         raise
 
 
+def upload(path: str, uri: str | os.PathLike[str]) -> None:
+    """Write the bytes of a local file as ``write_bytes`` does, without holding them."""
+    with pa.memory_map(path) as source:
+        write_bytes(uri, source.read_buffer())
+
+
 def _write_and_sync(path: str, data: bytes | pa.Buffer) -> None:
     with open(path, "xb") as stream:
         stream.write(data)
@@ -161,6 +169,19 @@ def _sync_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def local_copy(uri: str | os.PathLike[str]) -> Iterator[str]:
+    """The path of a local file with the bytes of ``uri``: the file itself, or a copy that is removed afterwards."""
+    system, path = filesystem(uri)
+    if isinstance(system, pafs.LocalFileSystem):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mimir-") as folder:
+        copy = os.path.join(folder, "copy" + os.path.splitext(path)[1])
+        pafs.copy_files(path, copy, source_filesystem=system)
+        yield copy
 
 
 def read_json(uri: str | os.PathLike[str]) -> Any:

@@ -29,6 +29,8 @@ class Manifest(Config):
 
     schema_version: int
     fingerprint: str
+    config: dict[str, Any]
+    """What the table was made with, parts that were off included."""
     inputs: int
     ok: int
     rejected: int
@@ -106,17 +108,21 @@ class Table:
         """Open the table for a run with ``config``; what an equal configuration committed before is kept.
 
         Raises UserError where the table was made with another configuration or schema: the message says what differs.
+        With ``overwrite`` such a table is emptied instead.
         """
-        if overwrite:
+        try:
+            if exists(self._file("_run.json")):
+                self._refuse_other(read_json(self._file("_run.json")), config)
+            elif committed := self.shards():
+                raise UserError(
+                    f"{self.uri} holds {len(committed)} shards of unknown configuration (its _run.json is missing); "
+                    "pass --overwrite to replace them or choose another --out"
+                )
+        except UserError:
+            if not overwrite:
+                raise
             self._delete("_run.json")
             self.drop(self.shards())
-        elif exists(self._file("_run.json")):
-            self._refuse_other(read_json(self._file("_run.json")), config)
-        elif committed := self.shards():
-            raise UserError(
-                f"{self.uri} holds {len(committed)} shards of unknown configuration (its _run.json is missing); "
-                "pass --overwrite to replace them or choose another --out"
-            )
         for leftover in self._files():
             if leftover.startswith(".") and leftover.endswith(".tmp"):
                 self._delete(leftover)
@@ -162,6 +168,7 @@ class Table:
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             fingerprint=run["fingerprint"],
+            config=run["config"],
             inputs=inputs,
             ok=statuses["ok"],
             rejected=statuses["rejected"],

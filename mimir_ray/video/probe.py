@@ -183,4 +183,4 @@ def _explain(error: "av.error.FFmpegError", path: str | Path) -> str:
         return "is not a video that FFmpeg understands"
     if isinstance(error, av.error.EOFError):
         return "ends before its first frame: cut off"
-    return f"cannot be read: {error.strerror}"
+    return f"is damaged, or not a video (FFmpeg: {error.strerror})"

@@ -2,16 +2,18 @@ import json
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from mimir_ray.config import UserError
-from mimir_ray.curation.discover import UNREADABLE_NAME, Caption, discover, plan
+from mimir_ray.curation.captions import Caption
+from mimir_ray.curation.discover import UNREADABLE_NAME, discover, plan
 
 
 def touch(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
+        path.write_text(path.name)
 
 
 def names(*sources: Path | str) -> list[str]:
@@ -55,10 +57,40 @@ def test_strange_names(tmp_path: Path) -> None:
 
 def test_a_source_that_names_nothing_is_a_mistake(tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "nothing", tmp_path / "*.mp4"):
-        with pytest.raises(UserError, match=r"no video in .*name a file, a glob, or a folder"):
+        with pytest.raises(UserError, match=r"no video in .*name a file, a glob, a list of videos"):
             discover([str(source)])
-    with pytest.raises(UserError, match="s3://bucket/raw is not on this machine"):
-        discover(["s3://bucket/raw"])
+
+
+def test_an_object_stores_prefix_is_searched_like_a_folder() -> None:
+    store = fsspec.filesystem("memory")
+    names = ["a.mp4", "deep/b.MKV", "notes.txt", ".hidden/c.mp4"]
+    for name in names:
+        store.pipe(f"/bucket/raw/{name}", name.encode())
+    store.pipe(
+        "/bucket/raw/captions.jsonl", b'{"path": "deep/b.MKV", "captions": [{"kind": "user", "text": "A dog."}]}'
+    )
+    found = {file.path: (file.size_bytes, file.captions) for file in discover(["memory://bucket/raw"])}
+    assert found == {
+        "memory://bucket/raw/a.mp4": (5, (Caption("filename", "a"),)),
+        "memory://bucket/raw/deep/b.MKV": (10, (Caption("user", "A dog."),)),
+    }
+    assert [file.path for file in discover(["memory://bucket/raw/notes.txt"])] == ["memory://bucket/raw/notes.txt"]
+
+
+def test_a_list_names_videos_wherever_they_are(tmp_path: Path) -> None:
+    touch(tmp_path / "in" / "a.mp4", tmp_path / "elsewhere.bin")
+    lines = [
+        {"path": "in/a.mp4", "captions": [{"kind": "long", "text": "A dog."}]},
+        {"path": str(tmp_path / "elsewhere.bin")},
+        {"path": "gone.mp4"},
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = {Path(file.path).name: (file.size_bytes, file.captions) for file in discover([f"{tmp_path}/list.jsonl"])}
+    assert found == {
+        "a.mp4": (5, (Caption("long", "A dog."),)),
+        "elsewhere.bin": (13, (Caption("filename", "elsewhere"),)),
+        "gone.mp4": (-1, (Caption("filename", "gone"),)),
+    }
 
 
 def test_captions_come_from_the_list_then_the_text_then_the_name(tmp_path: Path) -> None:
@@ -85,7 +117,7 @@ def test_captions_come_from_the_list_then_the_text_then_the_name(tmp_path: Path)
     ("line", "message"),
     [
         ("{", "line 2: JSONDecodeError"),
-        ('{"path": "a.mp4"}', "line 2: KeyError"),
+        ('{"captions": []}', "line 2: KeyError"),
         ('{"path": "a.mp4", "captions": [{"kind": "poem", "text": "x"}]}', "line 2: kind 'poem' is not one of long"),
         ('{"path": "a.mp4", "captions": [{"kind": "long", "text": " "}]}', "line 2: a caption of a.mp4 is empty"),
     ],
@@ -98,7 +130,8 @@ def test_a_list_of_captions_with_a_mistake_names_the_line(tmp_path: Path, line: 
 
 
 def test_shards_are_of_about_the_size_asked_for_and_hold_every_file_once(tmp_path: Path) -> None:
-    touch(*(tmp_path / f"{i}.mp4" for i in range(200)))
+    for i in range(200):
+        (tmp_path / f"{i}.mp4").write_bytes(b"x" * (100 + i))
     files = discover([str(tmp_path)])
     shards = plan(files, 16)
     assert sorted(file.path for shard in shards.values() for file in shard) == sorted(file.path for file in files)
@@ -107,7 +140,8 @@ def test_shards_are_of_about_the_size_asked_for_and_hold_every_file_once(tmp_pat
 
 
 def test_a_changed_file_changes_its_shard_alone(tmp_path: Path) -> None:
-    touch(*(tmp_path / f"{i}.mp4" for i in range(100)))
+    for i in range(100):
+        (tmp_path / f"{i}.mp4").write_bytes(b"x" * (100 + i))
     before = plan(discover([str(tmp_path)]), 16).keys()
     (tmp_path / "7.mp4").write_bytes(b"xx")
     touch(tmp_path / "new.mp4")
@@ -115,3 +149,15 @@ def test_a_changed_file_changes_its_shard_alone(tmp_path: Path) -> None:
     after = plan(discover([str(tmp_path)]), 16).keys()
     assert len(after) == len(before)
     assert 1 <= len(after - before) <= 3
+
+
+def test_files_with_the_same_bytes_meet_in_one_shard(tmp_path: Path) -> None:
+    for i in range(60):
+        (tmp_path / f"{i}.mp4").write_bytes(b"x" * (100 + i // 2))
+    for i in range(60, 120):  # more files of one size than fit a shard: told apart by what is in them
+        (tmp_path / f"{i}.mp4").write_bytes(bytes([i // 2]) * 1000)
+    shards = plan(discover([str(tmp_path)]), 8)
+    for shard in shards.values():
+        inside = {Path(file.path).read_bytes() for file in shard}
+        assert len(shard) == 2 * len(inside)
+    assert max(map(len, shards.values())) < 24

@@ -16,7 +16,7 @@ from tests.curation.rendering import moving, save
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-CONFIG = override(CurationConfig(), ["files_per_shard=4", "cpus_per_task=0.5"])
+CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=4", "cpus_per_task=0.5"])
 TABLES = ("videos", "clips", "captions")
 
 
@@ -27,7 +27,7 @@ def rows(out: Path, table: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four good clips and ten files that must not pass, each in its own way."""
+    """Four good clips, a copy of one, and ten files that must not pass, each in its own way."""
     folder = tmp_path_factory.mktemp("corpus")
     for index, name in enumerate(["good 1.mp4", "good's 2.mp4", "gut-ü.mp4", "sub/good_4.mp4"]):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -38,6 +38,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "still.mp4", np.repeat(moving(1), 65, axis=0))
     save(folder / "dark.mp4", moving(background=45, square=90))
     whole = (folder / "good 1.mp4").read_bytes()
+    (folder / "sub" / "same.mp4").write_bytes(whole)
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     (folder / "text.mp4").write_text("This is a text file that somebody renamed.")
     (folder / "empty.mp4").touch()
@@ -57,17 +58,21 @@ def curated(corpus: Path, tmp_path_factory: pytest.TempPathFactory, ray_session:
 
 def test_every_input_is_kept_rejected_or_quarantined_with_a_reason(corpus: Path, curated: Path) -> None:
     summary = curate([str(corpus)], str(curated), CONFIG)
-    assert (summary.inputs, summary.kept) == (14, 4)
-    assert summary.rejected == {"frames": 1, "aspect": 1, "motion": 1, "brightness": 1}
-    assert summary.inputs == summary.kept + sum(summary.rejected.values()) + sum(summary.quarantined.values())
+    files, clips = summary.files, summary.clips
+    assert (files.inputs, files.ok, files.rejected) == (15, 8, {"duplicate": 1})
+    assert (clips.inputs, clips.ok, clips.quarantined) == (8, 4, {})
+    assert clips.rejected == {"frames": 1, "aspect": 1, "motion": 1, "brightness": 1}
+    for account in (files, clips):
+        assert account.inputs == account.ok + sum(account.rejected.values()) + sum(account.quarantined.values())
     size = (corpus / "cut.mp4").stat().st_size
     whole = (corpus / "good 1.mp4").stat().st_size
-    reasons = {Path(loss.path).name: (loss.status, loss.reason) for loss in losses(Table(str(curated / "clips")))}
+    reasons = {Path(loss.path).name: (loss.status, loss.reason) for loss in losses(str(curated))}
     assert reasons == {
         "short.mp4": ("rejected", "has 40 frames, at least 65 are needed"),
         "wide.mp4": ("rejected", "is too wide: 160x64 is 2.50 wide to 1 high, at most 2 is allowed"),
         "still.mp4": ("rejected", "stands still: motion 0 of the diagonal, more than 0.0001 is needed"),
         "dark.mp4": ("rejected", "is too dark: brightness 0.19, at least 0.2 is needed"),
+        "same.mp4": ("rejected", f"has the same bytes as {corpus / 'good 1.mp4'}"),
         "cut.mp4": (
             "quarantined",
             f"probe: cut off: holds {size:,} of the {whole:,} bytes that its headers promise",
@@ -99,7 +104,7 @@ def test_tables_say_what_there_is(corpus: Path, curated: Path) -> None:
 def test_manifests_account_for_every_row(curated: Path) -> None:
     manifests = {name: Table(str(curated / name)).manifest() for name in TABLES}
     counts = {name: (m.inputs, m.ok, m.rejected, m.quarantined) for name, m in manifests.items() if m}
-    assert counts == {"videos": (14, 8, 0, 6), "clips": (14, 4, 4, 6), "captions": (14, 4, 4, 6)}
+    assert counts == {"videos": (15, 8, 1, 6), "clips": (8, 4, 4, 0), "captions": (8, 4, 4, 0)}
 
 
 def test_a_finished_run_is_left_alone(corpus: Path, curated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,25 +115,36 @@ def test_a_finished_run_is_left_alone(corpus: Path, curated: Path, monkeypatch: 
     assert {file: file.stat().st_mtime_ns for file in curated.rglob("*.parquet")} == before
 
 
-def test_another_threshold_is_refused_until_it_is_meant(corpus: Path, tmp_path: Path) -> None:
+def test_another_threshold_judges_the_scores_anew_and_measures_nothing(corpus: Path, tmp_path: Path) -> None:
+    source = str(corpus / "short.mp4")
+    assert curate([source], str(tmp_path), CONFIG).clips.ok == 0
+    scores = {file: file.stat().st_mtime_ns for file in (tmp_path / "stages").rglob("*.parquet")}
+    assert curate([source], str(tmp_path), override(CONFIG, ["basic.min_frames=40"])).clips.ok == 1
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "stages").rglob("*.parquet")} == scores
+    assert len(scores) == 2
+
+
+def test_another_measure_is_refused_until_it_is_meant(corpus: Path, tmp_path: Path) -> None:
     source = str(corpus / "short.mp4")
     curate([source], str(tmp_path), CONFIG)
-    looser = override(CONFIG, ["basic.min_frames=40"])
-    with pytest.raises(UserError, match=r"basic\.min_frames was 65 and is now 40"):
-        curate([source], str(tmp_path), looser)
-    assert curate([source], str(tmp_path), looser, overwrite=True).kept == 1
+    finer = override(CONFIG, ["measures.motion_fps=4"])
+    with pytest.raises(UserError, match=r"measures\.motion_fps was 2\.0 and is now 4\.0"):
+        curate([source], str(tmp_path), finer)
+    motion = rows(tmp_path, "clips")[0]["motion"]
+    curate([source], str(tmp_path), finer, overwrite=True)
+    assert rows(tmp_path, "clips")[0]["motion"] < motion
 
 
 def test_new_files_are_added_and_missing_ones_dropped(corpus: Path, tmp_path: Path) -> None:
     inputs, out = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
     for index in range(9):
-        (inputs / f"{index}.mp4").hardlink_to(corpus / "short.mp4")
+        save(inputs / f"{index}.mp4", moving(40, background=120 + 10 * index))
     first = curate([str(inputs)], str(out), CONFIG)
     (inputs / "3.mp4").unlink()
     (inputs / "new.mp4").hardlink_to(corpus / "sub" / "good_4.mp4")
     second = curate([str(inputs)], str(out), CONFIG)
-    assert (first.inputs, first.kept, second.inputs, second.kept) == (9, 0, 9, 1)
+    assert (first.clips.inputs, first.clips.ok, second.clips.inputs, second.clips.ok) == (9, 0, 9, 1)
     assert second.shards_reused > 0
     assert {Path(row["path"]).name for row in rows(out, "clips")} == {f.name for f in inputs.iterdir()}
 
@@ -160,7 +176,7 @@ def test_a_driver_killed_in_the_middle_changes_nothing_in_the_end(tmp_path: Path
     committed = {file: file.stat().st_mtime_ns for file in (killed / "clips").glob("*.parquet")}
     assert not (killed / "clips" / "_manifest.json").exists()
     summary = curate([str(inputs)], str(killed), config)
-    assert summary.inputs == 24
+    assert summary.files.inputs == 24
     assert 3 <= len(committed) <= summary.shards_reused < summary.shards
     assert {file: file.stat().st_mtime_ns for file in committed} == committed
     curate([str(inputs)], str(whole), config)
@@ -172,5 +188,5 @@ def test_the_summary_reads_as_a_table(corpus: Path, curated: Path) -> None:
     console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(render(curate([str(corpus)], str(curated), CONFIG)))
     text = console.export_text()
-    for words in ("kept", "black frame rate", "quarantined", "probe: is not a video that FFmpeg understands", "inputs"):
+    for words in ("kept", "black frame rate", "quarantined", "probe: is not a video that FFmpeg understands", "files"):
         assert (words in text) == (words != "black frame rate"), text

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig
-from mimir_ray.curation.discover import discover
-from mimir_ray.curation.examine import examine
+from tests.curation.local import curate_here
 
 CLIPS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "clips"
 
@@ -26,7 +26,7 @@ VERDICTS = {
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"no real clips in {CLIPS}")
-def test_real_clips_pass_or_say_why_not() -> None:
-    rows = [examine(file, CurationConfig()).clips[0] for file in discover([str(CLIPS)])]
+def test_real_clips_pass_or_say_why_not(tmp_path: Path) -> None:
+    _, rows = curate_here([CLIPS], tmp_path, override(CurationConfig(), ["split=off"]))
     assert {Path(row["path"]).name: row["reason"] for row in rows} == VERDICTS
     assert {row["status"] for row in rows} == {"ok", "rejected"}

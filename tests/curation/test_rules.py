@@ -1,6 +1,5 @@
 """Each rule of appendix A at its threshold, just under it and just over it, on mp4 files."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,25 +7,25 @@ import pytest
 
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig
-from mimir_ray.curation.discover import SourceFile
-from mimir_ray.curation.examine import Row, examine, measure
-from mimir_ray.curation.metrics import Scores
-from mimir_ray.curation.rules import ClipFacts, shortfalls
+from mimir_ray.curation.measure import measure_clip
+from mimir_ray.curation.rules import Rules, shortfalls
+from mimir_ray.curation.split import facts
+from mimir_ray.curation.tables import Row
 from mimir_ray.video import read_info
+from tests.curation.local import curate_here
 from tests.curation.rendering import blinking, half_black, moving, save
 
-CONFIG = CurationConfig()
+CONFIG = override(CurationConfig(), ["split=off"])
 
 
 def judge(path: Path, config: CurationConfig = CONFIG) -> dict[str, str]:
     """Reasons by rule, for every rule that the file falls short of."""
-    info = read_info(path)
-    clip = ClipFacts(frames=info.frames, duration_s=info.duration_s, width_px=info.width_px, height_px=info.height_px)
-    return {miss.rule: miss.reason for miss in shortfalls(clip, measure(str(path), info, config)[0], config)}
+    clip = facts(read_info(path)) | measure_clip({"path": str(path)}, config)
+    return {miss.rule: miss.reason for miss in shortfalls(clip, Rules.of(config))}
 
 
 def row(path: Path, config: CurationConfig = CONFIG) -> Row:
-    return examine(SourceFile(str(path), path.stat().st_size, 0), config).clips[0]
+    return curate_here([path], path.with_suffix(""), config)[1][0]
 
 
 def test_a_plain_moving_clip_is_kept(tmp_path: Path) -> None:
@@ -134,22 +133,22 @@ def test_a_rejected_row_keeps_every_score_and_the_first_rule(tmp_path: Path) -> 
     rejected = row(save(tmp_path / "a.mp4", np.zeros((40, 64, 160, 3), np.uint8)))
     assert (rejected["status"], rejected["rule"]) == ("rejected", "frames")
     assert (rejected["motion"], rejected["black_area"], rejected["brightness"]) == (0, 1, 0)
-    assert list(judge(tmp_path / "a.mp4")) == [
-        "frames",
-        "aspect",
-        "motion",
-        "black_area",
-        "brightness",
-        "black_frame_rate",
-    ]
+    assert (rejected["value"], rejected["limit"]) == (40, 65)
+    every = ["frames", "aspect", "motion", "black_area", "brightness", "black_frame_rate"]
+    assert list(judge(tmp_path / "a.mp4")) == every
 
 
 def test_a_reason_never_shows_a_value_that_would_pass() -> None:
-    clip = ClipFacts(frames=65, duration_s=0.99999, width_px=64, height_px=64)
-    fine = Scores(motion=0.1, black_area=0.0, brightness=0.5, black_frame_rate=0.0)
-    assert shortfalls(clip, fine, CONFIG)[0].reason == "lasts 0.99999 s, at least 1 s are needed"
-    dark = replace(fine, black_area=0.8000001)
-    assert "0.8000001 of its area" in shortfalls(replace(clip, duration_s=1.0), dark, CONFIG)[0].reason
+    rules = Rules.of(CONFIG)
+    clip = {"frames": 65, "duration_s": 0.99999, "width_px": 64, "height_px": 64, "motion": 0.1}
+    assert shortfalls(clip, rules)[0].reason == "lasts 0.99999 s, at least 1 s are needed"
+    dark = clip | {"duration_s": 1.0, "black_area": 0.8000001}
+    assert "0.8000001 of its area" in shortfalls(dark, rules)[0].reason
+
+
+def test_a_score_that_was_not_measured_meets_every_rule() -> None:
+    clip = {"frames": 65, "duration_s": 4.0, "width_px": 64, "height_px": 64, "motion": None}
+    assert shortfalls(clip, Rules.of(CONFIG)) == []
 
 
 def test_limits_out_of_order_are_refused() -> None:

@@ -1,0 +1,78 @@
+"""The tables of a curation under its data root, and how a shard's rows are put together from them.
+
+    videos            a row a file: facts of its container, or why it could not be read
+    stages/split      a row a clip: where it was cut out of its video, and its captions
+    stages/<score>    a row a clip that was scored: the scores, or why there are none
+    clips, captions   the outcome: everything above in one row a clip, with the verdict; a row a caption
+
+All of them have the same shards. Of a shard, `clips` is committed last.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from mimir_ray.records import SCHEMAS
+from mimir_ray.storage import Table, join
+
+Row = dict[str, Any]
+
+_CAPTION = pa.struct([("kind", pa.string()), ("text", pa.string())])
+_SPAN = ("clip_id", "video_id", "path", "start_s", "end_s")
+_FACTS = ("frames", "width_px", "height_px", "fps", "duration_s")
+_SECONDS = pa.field("seconds", pa.float64())
+"""Wall time that a stage took over a clip; the cutting of a video is counted with its first clip."""
+_OUTCOME = [pa.field("stage", pa.string()), pa.field("error", pa.string())]
+_STATUS = [pa.field("status", pa.string(), nullable=False), pa.field("reason", pa.string(), nullable=False)]
+
+SPLIT_SCHEMA = pa.schema(
+    [
+        *(SCHEMAS["clips"].field(name) for name in (*_SPAN, *_FACTS)),
+        pa.field("captions", pa.list_(_CAPTION)),
+        _SECONDS,
+        *_OUTCOME,
+        *_STATUS,
+    ]
+)
+
+
+def score_schema(columns: Iterable[str]) -> pa.Schema:
+    """Schema of the table of a stage that gives clips these scores, which are columns of `clips`."""
+    scores = (SCHEMAS["clips"].field(name) for name in columns)
+    return pa.schema([SCHEMAS["clips"].field("clip_id"), *scores, _SECONDS, *_OUTCOME, *_STATUS])
+
+
+def outcome_table(out: str, name: str) -> Table:
+    """`videos`, `clips` or `captions` under the data root `out`."""
+    return Table(join(out, name))
+
+
+def stage_table(out: str, stage: str) -> Table:
+    """The table of one stage."""
+    return Table(join(out, "stages", stage))
+
+
+def known_clips(out: str, shard: str, stages: Iterable[str]) -> list[Row]:
+    """The clips of a shard with all that these stages have found out, in the order in which they were cut.
+
+    A clip that a stage could not process has that stage's status, reason, `stage` and `error`.
+    """
+    clips: dict[str, Row] = {row["clip_id"]: row for row in rows_of(stage_table(out, "split"), shard)}
+    for stage in stages:
+        for row in rows_of(stage_table(out, stage), shard):
+            if (clip := clips.get(row["clip_id"])) and clip["status"] == "ok":
+                clip.update(row)
+    return list(clips.values())
+
+
+def rows_of(table: Table, shard: str) -> list[Row]:
+    """The rows of a committed shard."""
+    rows: list[Row] = table.read(shard).to_pylist()
+    return rows
+
+
+def commit(table: Table, shard: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Commit rows whose missing columns are null."""
+    filled = [{name: row.get(name) for name in schema.names} for row in rows]
+    table.commit(shard, pa.Table.from_pylist(filled, schema), schema)
