@@ -11,6 +11,7 @@ import av
 import av.error
 
 from mimir_ray.video.errors import VideoError
+from mimir_ray.video.h264 import holds_idr, nal_length_bytes
 
 OPEN_OPTIONS = {"protocol_whitelist": "file"}  # a playlist with a video's name must not reach other hosts
 TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})  # these store a presentation time for every frame
@@ -34,7 +35,7 @@ class VideoInfo:
     times_s: tuple[float, ...]
     """When each frame is shown, from 0 for the first; `frames` values, ascending."""
     seekable: bool
-    """A seek to a keyframe is safe: timed container, and no frame is shown before a keyframe that it follows."""
+    """A seek to a keyframe is safe: timed container, whole keyframes, and no frame shown before one that it follows."""
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -71,7 +72,8 @@ def _read(container: "av.container.InputContainer", size_bytes: int) -> VideoInf
     stream = video_stream(container)
     stream.thread_count = 1
     starts: list[int] = []
-    end, first, sorted_keys, untimed, discarded = 0, None, True, 0, 0
+    h264, nal_length = stream.codec_context.name == "h264", nal_length_bytes(stream.codec_context.extradata)
+    end, first, sorted_keys, whole_keys, untimed, discarded = 0, None, True, True, 0, 0
     key_pts: int | None = None
     for packet in container.demux(stream):
         if first is None:
@@ -87,6 +89,7 @@ def _read(container: "av.container.InputContainer", size_bytes: int) -> VideoInf
             start = end
         if packet.is_keyframe:
             key_pts = start
+            whole_keys = whole_keys and (not h264 or holds_idr(bytes(packet), nal_length))
         elif key_pts is not None and start < key_pts:
             sorted_keys = False
         starts.append(start)
@@ -108,7 +111,11 @@ def _read(container: "av.container.InputContainer", size_bytes: int) -> VideoInf
         rotation_deg=first.rotation % 360,
         size_bytes=size_bytes,
         times_s=times,
-        seekable=sorted_keys and not untimed and not discarded and bool(TIMED_CONTAINERS & formats(container)),
+        seekable=sorted_keys
+        and whole_keys
+        and not untimed
+        and not discarded
+        and bool(TIMED_CONTAINERS & formats(container)),
     )
 
 

@@ -19,6 +19,7 @@ VARIABLE_MS = np.cumsum(np.random.default_rng(0).integers(10, 120, 100)).tolist(
 VARIANTS = {
     "b-frames.mp4": {"options": {"bf": "3", "g": "24"}},
     "open-gop.mp4": {"options": {"x264-params": "open-gop=1:bframes=3:keyint=24:scenecut=0"}},
+    "refreshing.mp4": {"options": {"x264-params": "intra-refresh=1:keyint=24:bframes=0:scenecut=0"}},
     "open-gop-hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=24:bframes=4:log-level=none"}},
     "variable.mp4": {"times_ms": VARIABLE_MS, "fps": 30, "options": {"bf": "2", "g": "24"}},
     "ten-bit.mp4": {"pixel_format": "yuv420p10le"},
