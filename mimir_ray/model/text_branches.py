@@ -57,7 +57,7 @@ class LLMBranch:
         self.tokenizer = tokenizer
         self.model = model
         self.config = LanguageConfig() if config is None else config
-        self.stop_ids = _stop_ids(tokenizer, model)
+        self.stop_ids = stop_ids(tokenizer, model)
         accepted = inspect.signature(model.forward).parameters
         self._positions = "position_ids" in accepted
         self._last_logits: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
@@ -136,7 +136,7 @@ class LLMBranch:
         self._check_context(queries, max_new_tokens)
         device = self.model.device
         ids, mask = _pad(queries, device, left=True)
-        draws = torch.stack([_uniforms(seed, text, max_new_tokens) for seed, text in zip(seeds, texts, strict=True)])
+        draws = torch.stack([uniforms(seed, text, max_new_tokens) for seed, text in zip(seeds, texts, strict=True)])
         draws = draws.to(device)
         stop = torch.tensor(self.stop_ids, device=device)
         running = torch.ones(len(texts), dtype=torch.bool, device=device)
@@ -154,7 +154,7 @@ class LLMBranch:
                 **self._last_logits,
             )
             cache = output.past_key_values
-            token = _sample(output.logits[:, -1].float(), draws[:, step], temperature, self.config.top_p)
+            token = choose_tokens(output.logits[:, -1].float(), draws[:, step], temperature, self.config.top_p)
             chosen.append(token)
             lengths += running
             running = running & ~torch.isin(token, stop)
@@ -188,7 +188,7 @@ class LLMBranch:
             )
 
 
-def _stop_ids(tokenizer: Any, model: Any) -> list[int]:
+def stop_ids(tokenizer: Any, model: Any) -> list[int]:
     """End tokens of the model's generation config and of the tokenizer."""
     found: set[int] = set()
     for ids in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
@@ -197,7 +197,7 @@ def _stop_ids(tokenizer: Any, model: Any) -> list[int]:
     return sorted(found)
 
 
-def _uniforms(seed: int, text: str, count: int) -> Tensor:
+def uniforms(seed: int, text: str, count: int) -> Tensor:
     """The uniform numbers of one row. A shorter answer uses a prefix of a longer one's."""
     digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -216,7 +216,7 @@ def _pad(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> 
     return ids.to(device), mask.to(device)
 
 
-def _sample(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+def choose_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
     """One token per row (B V -> B) by inverting the cumulative distribution at ``uniform``; temperature 0 is greedy."""
     if temperature == 0:
         return logits.argmax(-1)
