@@ -1,0 +1,83 @@
+"""What the scorers with a model can be told. Imports neither torch nor transformers."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mimir_ray.config import Config
+
+_CLIP = "openai/clip-vit-large-patch14"
+_QWEN2_VL = "Qwen/Qwen2-VL-7B-Instruct"
+"""The paper re-captions with CogVLM2, which is code of its own on the hub; this is the model of its watermark step."""
+
+
+class Checkpoint(Config):
+    """A transformers model by directory or hub id, and how it computes."""
+
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` is a GPU where this process sees one."""
+
+
+class AestheticConfig(Config):
+    """The LAION aesthetic predictor: a head on the image features of CLIP ViT-L/14."""
+
+    clip: Checkpoint = Checkpoint(name=_CLIP)
+    head: str
+    """The published `sac+logos+ava1-l14-linearMSE.pth` or a .safetensors file with its keys: a path, or
+    owner/repository/file on the hub."""
+    head_revision: str | None = None
+    frames: int = Field(4, ge=1)
+    """Frames of a clip to score, spread evenly."""
+
+
+class TextAreaConfig(Config):
+    """Detection of text, on the CPU."""
+
+    frames: int = Field(4, ge=1)
+    """Frames of a clip to score, spread evenly."""
+    short_side_px: int = Field(736, ge=32)
+    """Frames with a shorter side are enlarged to this for the detector. Small text needs it; time grows with its
+    square."""
+    cpu_threads: int = Field(1, ge=1)
+
+
+class AgreementConfig(Config):
+    """CLIP score between a clip and its caption."""
+
+    clip: Checkpoint = Checkpoint(name=_CLIP)
+    frames: int = Field(4, ge=1)
+    """Frames of a clip to score, spread evenly."""
+
+
+class WatermarkConfig(Config):
+    """A question to a vision-language model, answered with yes or no."""
+
+    vlm: Checkpoint = Checkpoint(name=_QWEN2_VL, dtype="bfloat16")
+    frames: int = Field(4, ge=1)
+    """Frames of a clip to look at, spread evenly."""
+    question: str = (
+        "These are frames of one video. Is there a watermark in them, such as a logo, a channel mark or a web address "
+        "laid over the picture? Answer with Yes or No only."
+    )
+
+
+class RecaptionConfig(Config):
+    """A description by a vision-language model."""
+
+    vlm: Checkpoint = Checkpoint(name=_QWEN2_VL, dtype="bfloat16")
+    frames: int = Field(8, ge=1)
+    """Frames of a clip to look at, spread evenly."""
+    prompt: str = (
+        "These are {frames} frames of one video, evenly spaced and in order. Describe the video in one paragraph: the "
+        "subjects and what they do in order, their number, colours and places, the background, the light and the "
+        "camera. Write what is visible only, and never mention frames or images."
+    )
+    """``{frames}`` becomes the number of frames."""
+    max_new_tokens: int = Field(256, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    """0 takes the likeliest token always; above, tokens are drawn, from the clip's own seed."""
+    top_p: float = Field(0.9, gt=0, le=1)
+    """Draw from the likeliest tokens that hold this much of the probability together."""
