@@ -14,10 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"mimir_ray", "jobs", "serve"}
 
-LEAVES = {"config", "records", "storage", "video"}
+LEAVES = {"config", "records", "resources", "storage", "video"}
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "records": {"config"},
+    "resources": {"config"},
     "storage": {"config", "records"},
     "video": {"config", "records", "storage"},
     "model": {"config"},

@@ -6,7 +6,8 @@ from collections import Counter
 from pydantic import Field, field_validator
 
 from mimir_ray.config import Config
-from mimir_ray.curation.rules import Shortfall, above, below
+from mimir_ray.curation.shortfall import Shortfall, shown
+from mimir_ray.records import CaptionKind
 
 PATTERNS: tuple[tuple[str, str], ...] = (
     # A rule's name, and what breaks it: a regular expression that is found in the caption, whatever the case.
@@ -31,6 +32,9 @@ PATTERNS: tuple[tuple[str, str], ...] = (
 
 class CaptionRules(Config):
     """Caption filtration: limits of appendix A on repetition and agreement, and rules written by people."""
+
+    kinds: tuple[CaptionKind, ...] = ("long",)
+    """Captions that are judged; the others pass. A clip all of whose judged captions fall short is rejected."""
 
     max_repeated_2grams: float = Field(0.056, ge=0, le=1)
     """Share of the 2-grams that occur more than once, as `repeated_share` counts it."""
@@ -62,14 +66,17 @@ def caption_shortfalls(text: str, config: CaptionRules, clip_score: float | None
     found = [_broken(name, pattern, text) for name, pattern in config.patterns]
     words = words_of(text)
     if len(words) < config.min_words:
-        found.append(Shortfall(rule="words", reason=f"has {len(words)} words, at least {config.min_words} are needed"))
+        reason = f"has {len(words)} words, at least {config.min_words} are needed"
+        found.append(Shortfall(rule="words", reason=reason, value=len(words), limit=config.min_words))
     limits = {2: config.max_repeated_2grams, 5: config.max_repeated_5grams, 10: config.max_repeated_10grams}
     found.extend(_repetition(words, n, limit) for n, limit in limits.items())
     if clip_score is not None and clip_score < config.min_clip_score:
         found.append(
             Shortfall(
                 rule="clip_score",
-                reason=f"does not fit the clip: CLIP score {below(clip_score, config.min_clip_score)}, "
+                value=clip_score,
+                limit=config.min_clip_score,
+                reason=f"does not fit the clip: CLIP score {shown(clip_score, config.min_clip_score)}, "
                 f"at least {config.min_clip_score:g} is needed",
             )
         )
@@ -91,8 +98,8 @@ def _broken(name: str, pattern: str, text: str) -> Shortfall | None:
     match = re.search(pattern, text, re.IGNORECASE)
     if match is None:
         return None
-    shown = match[0] if len(match[0]) <= 60 else match[0][:57] + "..."
-    return Shortfall(rule=name, reason=f"breaks the rule {name}: {shown!a} is not allowed")
+    found = match[0] if len(match[0]) <= 60 else match[0][:57] + "..."
+    return Shortfall(rule=name, reason=f"breaks the rule {name}: {found!a} is not allowed")
 
 
 def _repetition(words: list[str], n: int, limit: float) -> Shortfall | None:
@@ -101,6 +108,8 @@ def _repetition(words: list[str], n: int, limit: float) -> Shortfall | None:
         return None
     return Shortfall(
         rule=f"repeated_{n}grams",
-        reason=f"repeats itself: {above(share, limit)} of its {n}-grams occur more than once, "
+        value=share,
+        limit=limit,
+        reason=f"repeats itself: {shown(share, limit)} of its {n}-grams occur more than once, "
         f"at most {limit:g} is allowed",
     )

@@ -9,7 +9,7 @@ name, have a line a video; paths are relative to the file, and `captions` may be
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -96,3 +96,16 @@ def _text(file: str) -> str:
         return " ".join(read_bytes(file).decode(errors="replace").split())
     except OSError:
         return ""
+
+
+def captions_of(clip: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The captions of a clip: the one that a model wrote, if one did, as the long one, and those that came with it.
+
+    A long caption that came with the video is then the user's.
+    """
+    given = [dict(caption) for caption in clip["captions"]]
+    if not clip.get("recaption"):
+        return given
+    for caption in given:
+        caption["kind"] = "user" if caption["kind"] == "long" else caption["kind"]
+    return [{"kind": "long", "text": clip["recaption"]}, *given]

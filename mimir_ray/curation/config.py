@@ -5,6 +5,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mimir_ray.config import Config
+from mimir_ray.curation.caption_rules import CaptionRules
+from mimir_ray.curation.models.config import (
+    AestheticConfig,
+    AgreementConfig,
+    RecaptionConfig,
+    TextAreaConfig,
+    WatermarkConfig,
+)
+from mimir_ray.resources import ActorPool
 
 
 class Limits(Config):
@@ -75,6 +84,16 @@ class QualityRules(Config):
     max_black_frame_rate: float = Field(0.4, ge=0, le=1)
 
 
+class LookRules(Config):
+    """Aesthetic and watermark filtration; each counts where its stage runs."""
+
+    min_aesthetic: float = Field(4.0, ge=0, le=10)
+    """Mean over the frames looked at, from 1 to 10."""
+    max_text_area: float = Field(0.1, ge=0, le=1)
+    max_watermark_margin: float = 0.0
+    """log p(yes) - log p(no) of the model's answer; above 0 it says that there is a watermark."""
+
+
 class Farneback(Config):
     """Parameters of `cv2.calcOpticalFlowFarneback`, in its order."""
 
@@ -104,8 +123,23 @@ class Measures(Config):
     """A frame with at least this share of black pixels is a black frame."""
 
 
+class Pools(Config):
+    """The actors of the stages that have a model. Clips are few for each that they take, and models are large: a GPU
+    holds one copy, and pools are sized by how long their stage takes for a clip."""
+
+    aesthetic: ActorPool = ActorPool(batch=1)
+    text_area: ActorPool = ActorPool(num_cpus=1.0, batch=1)
+    watermark: ActorPool = ActorPool(batch=4)
+    recaption: ActorPool = ActorPool(batch=4)
+    agreement: ActorPool = ActorPool(batch=1)
+
+
 class CurationConfig(Config):
-    """From files to clips: what is measured, which clips are kept, and how the work is cut up."""
+    """From files to clips: what is measured, which clips are kept, and how the work is cut up.
+
+    A stage that needs a model runs where its configuration names one; `off` says that it must not, and the manifest
+    keeps that. Clips that fall short of a rule by their scores so far do not get there.
+    """
 
     limits: Limits = Limits()
     split: Split | Literal["off"] = Split()
@@ -113,6 +147,14 @@ class CurationConfig(Config):
     measures: Measures = Measures()
     basic: BasicRules = BasicRules()
     quality: QualityRules = QualityRules()
+    aesthetic: AestheticConfig | Literal["off"] = "off"
+    text_area: TextAreaConfig | Literal["off"] = "off"
+    watermark: WatermarkConfig | Literal["off"] = "off"
+    look: LookRules = LookRules()
+    recaption: RecaptionConfig | Literal["off"] = "off"
+    agreement: AgreementConfig | Literal["off"] = "off"
+    captions: CaptionRules | Literal["off"] = "off"
+    pools: Pools = Pools()
     decode_timeout_s: float = Field(60.0, gt=0)
     """Wall time that one decoder may take over the frames of one clip before it is ended."""
     files_per_shard: int = Field(32, ge=1)

@@ -3,17 +3,19 @@
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow.compute as pc
 
 from mimir_ray.config import Config, fingerprint
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.discover import SourceFile, discover, plan
-from mimir_ray.curation.measure import measure_clip
+from mimir_ray.curation.models.config import require_models
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.split import SplitKey
-from mimir_ray.curation.stages import judge, score, scoring_stages, split
+from mimir_ray.curation.stages import MODEL_STAGES, ScoreActor, judge, score, scoring_stages, split, unscored
 from mimir_ray.curation.summary import CurationSummary, summarise
 from mimir_ray.curation.tables import outcome_table, stage_table
 from mimir_ray.storage import Table
@@ -30,7 +32,7 @@ class VerdictKey(Config):
     rules: Rules
     split: SplitKey
     stages: dict[str, str]
-    """Fingerprints, or `off`."""
+    """Fingerprints of what decides their scores, or `off`."""
 
 
 def curate(
@@ -52,6 +54,7 @@ def curate(
     workers died.
     """
     start = time.monotonic()
+    require_models(config)
     files = discover(sources)
     shards = plan(files, config.files_per_shard)
     clips = _open_tables(out, config, set(shards), overwrite)
@@ -69,7 +72,7 @@ def curate(
             f"the others are committed: run again to retry. The first lost file is {shards[lost[0]][0].path}"
         )
     outcome_table(out, "videos").finish(len(files))
-    cut, texts = _count_inputs(stage_table(out, "split"))
+    cut, texts = _count_inputs(out, config)
     outcome_table(out, "captions").finish(texts)
     clips.finish(cut)
     return summarise(out, len(shards) - len(pending), time.monotonic() - start)
@@ -91,12 +94,30 @@ def pipeline(shards: dict[str, list[SourceFile]], out: str, config: CurationConf
     )
     dataset = dataset.map(partial(split, out=out, config=config), **cpu)  # files -> clips; 1 shard -> 1 shard, always
     for place, stage in enumerate(stages):  # clips -> scores
-        scorer = partial(measure_clip, config=config)
-        work = partial(score, out=out, stage=stage, before=names[:place], rules=rules, scorer=scorer)
-        dataset = dataset.map(work, **cpu)
+        common: Any = {"out": out, "stage": stage, "before": names[:place], "rules": rules}
+        if not stage.pool:
+            dataset = dataset.map(partial(score, **common, scorer=stage.load()), **cpu)
+        elif not _scored(shards, common):
+            dataset = dataset.map(
+                cast(Any, ScoreActor),
+                fn_constructor_kwargs=common,
+                compute=ray.data.ActorPoolStrategy(size=stage.pool.actors),
+                num_cpus=stage.pool.num_cpus,  # decoding, and without a GPU the model's one thread
+                num_gpus=stage.pool.num_gpus,  # one copy of one model
+                max_restarts=3,  # the default is for ever: a shard that kills its actor would be tried without end
+                max_task_retries=1,
+            )
     dataset = dataset.map(partial(judge, out=out, stages=names, rules=rules), **cpu)  # scores -> verdicts
     dataset.context.max_errored_blocks = -1  # a lost shard stays pending and is reported when all others are committed
     return dataset
+
+
+def _scored(shards: Iterable[str], common: dict[str, Any]) -> bool:
+    """Whether a stage has nothing left to do, so that its actors and their GPUs are not even asked for."""
+    before = [*common["before"], "split"]
+    if any(stage_table(common["out"], name).pending(shards) for name in (*before, common["stage"].name)):
+        return False
+    return not any(unscored(shard, **common) for shard in shards)
 
 
 def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: bool) -> Table:
@@ -104,9 +125,8 @@ def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: 
     split_key, stages = SplitKey(limits=config.limits, split=config.split), scoring_stages(config)
     keys: dict[Table, Config] = {stage_table(out, stage.name): stage.key for stage in reversed(stages)}
     keys |= {stage_table(out, "split"): split_key, outcome_table(out, "videos"): split_key}
-    verdict = VerdictKey(
-        rules=Rules.of(config), split=split_key, stages={stage.name: fingerprint(stage.key) for stage in stages}
-    )
+    made_with = dict.fromkeys(MODEL_STAGES, "off") | {stage.name: fingerprint(stage.key) for stage in stages}
+    verdict = VerdictKey(rules=Rules.of(config), split=split_key, stages=made_with)
     for table, key in keys.items():
         table.begin(key, overwrite)
     for name in ("clips", "captions"):
@@ -116,10 +136,13 @@ def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: 
     return outcome_table(out, "clips")
 
 
-def _count_inputs(cut: Table) -> tuple[int, int]:
-    """Clips and captions that there must be at the end, as the split stage made them."""
+def _count_inputs(out: str, config: CurationConfig) -> tuple[int, int]:
+    """Clips and captions that there must be at the end, as the stages that make them made them."""
     clips = captions = 0
-    for rows in cut.scan(["captions"]):
+    for rows in stage_table(out, "split").scan(["captions"]):
         clips += len(rows)
-        captions += sum(len(texts) for texts in rows["captions"].to_pylist())
+        captions += pc.sum(pc.list_value_length(rows["captions"])).as_py() or 0
+    if config.recaption != "off":
+        for rows in stage_table(out, "recaption").scan(["recaption"]):
+            captions += pc.sum(pc.greater(pc.utf8_length(rows["recaption"]), 0)).as_py() or 0
     return clips, captions

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mimir_ray.config import Config
-from mimir_ray.curation.config import BasicRules, CurationConfig, QualityRules
+from mimir_ray.curation.caption_rules import CaptionRules
+from mimir_ray.curation.config import BasicRules, CurationConfig, LookRules, QualityRules
+from mimir_ray.curation.shortfall import Shortfall, shown
 
 
 class Rules(Config):
@@ -13,11 +15,13 @@ class Rules(Config):
 
     basic: BasicRules
     quality: QualityRules
+    look: LookRules
+    captions: CaptionRules | Literal["off"]
 
     @classmethod
     def of(cls, config: CurationConfig) -> "Rules":
         """The rules of a configuration."""
-        return cls(basic=config.basic, quality=config.quality)
+        return cls(basic=config.basic, quality=config.quality, look=config.look, captions=config.captions)
 
 
 @dataclass(frozen=True)
@@ -91,18 +95,29 @@ RULES = (
         "quality.max_black_frame_rate",
         "has too many black frames: {value} of them, at most {limit} is allowed",
     ),
+    Rule(
+        "aesthetic",
+        "aesthetic_mean",
+        "at least",
+        "look.min_aesthetic",
+        "is not pretty enough: aesthetic score {value}, at least {limit} is needed",
+    ),
+    Rule(
+        "text_area",
+        "text_area",
+        "at most",
+        "look.max_text_area",
+        "is covered by text: {value} of its area, at most {limit} is allowed",
+    ),
+    Rule(
+        "watermark",
+        "watermark_margin",
+        "at most",
+        "look.max_watermark_margin",
+        "has a watermark: the model's log-odds for it are {value}, at most {limit} is allowed",
+    ),
 )
 """In the paper's order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shortfall:
-    """A rule that a clip does not meet: the rule's name, the value and the limit, and both in words."""
-
-    rule: str
-    value: float
-    limit: float
-    reason: str
 
 
 def shortfalls(clip: Mapping[str, Any], rules: Rules) -> list[Shortfall]:
@@ -115,7 +130,7 @@ def shortfalls(clip: Mapping[str, Any], rules: Rules) -> list[Shortfall]:
         value, limit = score_of(clip, rule.score), rule.limit_in(rules)
         if value is not None and not rule.meets(value, limit):
             size = f"{clip['width_px']}x{clip['height_px']}"
-            reason = rule.words.format(size=size, value=_shown(value, limit), limit=f"{limit:g}")
+            reason = rule.words.format(size=size, value=shown(value, limit), limit=f"{limit:g}")
             found.append(Shortfall(rule=rule.name, value=value, limit=limit, reason=reason))
     return found
 
@@ -124,15 +139,3 @@ def score_of(clip: Mapping[str, Any], score: str) -> float | None:
     """The value of a score, None where it was not measured."""
     value = clip["width_px"] / clip["height_px"] if score == "aspect" else clip.get(score)
     return None if value is None else float(value)
-
-
-def _shown(value: float, limit: float) -> str:
-    """`value` with as many digits as show on which side of `limit` it is."""
-    if value == int(value):
-        return f"{value:g}"
-    if abs(value) < 0.01:
-        return f"{value:.2g}"
-    texts = [*(f"{value:.{digits}f}" for digits in range(2, 16)), repr(value)]
-    return next(
-        text for text in texts if value == limit or (float(text) != limit and (float(text) < limit) == (value < limit))
-    )

@@ -4,8 +4,9 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mimir_ray.config import Config
@@ -14,20 +15,22 @@ from mimir_ray.curation.discover import SourceFile
 from mimir_ray.curation.rules import Rules, shortfalls
 from mimir_ray.curation.split import failure, split_files
 from mimir_ray.curation.tables import (
+    SCORES,
     SPLIT_SCHEMA,
     Row,
     commit,
     known_clips,
     outcome_table,
     rows_of,
-    score_schema,
     stage_table,
 )
+from mimir_ray.curation.verdict import caption_rows, verdict
 from mimir_ray.records import SCHEMAS
+from mimir_ray.resources import ActorPool
 from mimir_ray.storage import join
 
-Scorer = Callable[[Row], Row]
-"""From a clip's row to the columns of its score. What it raises puts that clip into quarantine."""
+Scorer = Callable[[Sequence[Row]], list[Row]]
+"""From rows of clips to the columns of their scores. What it raises puts a clip into quarantine."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,13 @@ class Stage:
     """A step that gives clips scores."""
 
     name: str
-    columns: tuple[str, ...]
-    """Of `clips`, that it fills."""
     key: Config
     """All that decides the scores: another one makes another table."""
-    after_rules: bool
-    """Whether clips that fall short of a rule by their scores so far are passed over, because scoring is dear."""
+    load: Callable[[], Scorer]
+    """Makes the scorer, in the worker that uses it."""
+    pool: ActorPool | None = None
+    """The actors that hold its model. A stage with one is dear: it passes over clips that fall short of a rule by their
+    scores so far. One without runs in tasks."""
 
 
 class MeasureKey(Config):
@@ -49,10 +53,17 @@ class MeasureKey(Config):
     measures: Measures
 
 
+MODEL_STAGES = ("aesthetic", "text_area", "watermark", "recaption", "agreement")
+"""In the paper's order; each is a section of `CurationConfig`."""
+
+
 def scoring_stages(config: CurationConfig) -> tuple[Stage, ...]:
     """The stages that `config` runs, in the paper's order."""
-    scores = ("motion", "black_area", "brightness", "black_frame_rate", "decoder")
-    return (Stage("measure", scores, MeasureKey(measures=config.measures), after_rules=False),)
+    found = [Stage("measure", MeasureKey(measures=config.measures), partial(_measuring, config))]
+    for name in MODEL_STAGES:
+        if (key := getattr(config, name)) != "off":
+            found.append(Stage(name, key, partial(_modelling, name, config), getattr(config.pools, name)))
+    return tuple(found)
 
 
 def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, Any]:
@@ -66,50 +77,87 @@ def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, An
     return {"shard": shard}
 
 
+def unscored(shard: str, out: str, stage: Stage, before: Sequence[str], rules: Rules) -> list[Row]:
+    """The clips of a shard that the stage should score and has not, with all that the stages before it found out."""
+    table = stage_table(out, stage.name)
+    there = set() if table.pending([shard]) else set(table.read(shard, ["clip_id"])["clip_id"].to_pylist())
+    clips = [clip for clip in known_clips(out, shard, before) if clip["clip_id"] not in there]
+    dear = stage.pool is not None
+    return [clip for clip in clips if clip["status"] == "ok" and not (dear and shortfalls(clip, rules))]
+
+
 def score(
     row: dict[str, Any], out: str, stage: Stage, before: Sequence[str], rules: Rules, scorer: Scorer
 ) -> dict[str, Any]:
     """Commit scores for the clips of the shard that have none yet; those there are stay."""
     shard, table = row["shard"], stage_table(out, stage.name)
-    done = [] if table.pending([shard]) else rows_of(table, shard)
-    there = {scored["clip_id"] for scored in done}
-    clips = [clip for clip in known_clips(out, shard, before) if clip["clip_id"] not in there]
-    clips = [clip for clip in clips if clip["status"] == "ok" and not (stage.after_rules and shortfalls(clip, rules))]
+    clips = unscored(shard, out, stage, before, rules)
     if clips or table.pending([shard]):
-        scored = [_scored(clip, stage, scorer) for clip in clips]
-        commit(table, shard, [*done, *scored], score_schema(stage.columns))
+        done = [] if table.pending([shard]) else rows_of(table, shard)
+        size = stage.pool.batch if stage.pool else 1
+        batches = [clips[start : start + size] for start in range(0, len(clips), size)]
+        scored = [scored for batch in batches for scored in _scored(batch, stage, scorer)]
+        commit(table, shard, [*done, *scored], SCORES[stage.name])
     return {"shard": shard}
+
+
+class ScoreActor:
+    """`score` with a scorer that is loaded once."""
+
+    def __init__(self, out: str, stage: Stage, before: Sequence[str], rules: Rules) -> None:
+        self.work = partial(score, out=out, stage=stage, before=before, rules=rules, scorer=stage.load())
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self.work(row)
 
 
 def judge(row: dict[str, Any], out: str, stages: Sequence[str], rules: Rules) -> dict[str, Any]:
     """Commit the verdicts of the shard to `captions` and `clips`; returns counts by status."""
     shard = row["shard"]
-    clips = [clip | _verdict(clip, rules) for clip in known_clips(out, shard, stages)]
-    captions = [
-        {"clip_id": clip["clip_id"], "status": clip["status"], "reason": clip["reason"]} | caption
-        for clip in clips
-        for caption in clip["captions"]
-    ]
+    clips: list[Row] = []
+    captions: list[Row] = []
+    for clip in known_clips(out, shard, stages):
+        judged = caption_rows(clip, rules.captions)
+        outcome = clip | verdict(clip, judged, rules)
+        clips.append(outcome)
+        captions.extend(caption if outcome["status"] == "ok" else caption | _of(outcome) for caption in judged)
     commit(outcome_table(out, "captions"), shard, captions, SCHEMAS["captions"])
     commit(outcome_table(out, "clips"), shard, clips, SCHEMAS["clips"])
     statuses = [clip["status"] for clip in clips]
     return {"shard": shard, **{status: statuses.count(status) for status in ("ok", "rejected", "quarantined")}}
 
 
-def _verdict(clip: Row, rules: Rules) -> Row:
-    if clip["status"] != "ok":
-        return {"rule": ""}
-    missed = next(iter(shortfalls(clip, rules)), None)
-    if missed is None:
-        return {"rule": ""}
-    verdict = {"rule": missed.rule, "value": missed.value, "limit": missed.limit}
-    return verdict | {"status": "rejected", "reason": missed.reason}
+def _of(clip: Row) -> Row:
+    """What the caption of a clip that is not kept says of itself."""
+    return {name: clip[name] for name in ("status", "reason", "rule")}
 
 
-def _scored(clip: Row, stage: Stage, scorer: Scorer) -> Row:
+def _measuring(config: CurationConfig) -> Scorer:
+    from mimir_ray.curation.measure import measure_clip
+
+    return lambda clips: [measure_clip(clip, config) for clip in clips]
+
+
+def _modelling(name: str, config: CurationConfig) -> Scorer:
+    import torch
+
+    from mimir_ray.curation.models.scorers import load_scorer
+
+    torch.set_num_threads(1)  # there are other actors on the machine, and threads that wait for each other spin
+    return load_scorer(name, config)
+
+
+def _scored(clips: Sequence[Row], stage: Stage, scorer: Scorer) -> Iterator[Row]:
+    """A row a clip. A batch that fails is taken apart, so that one clip's failure is no other one's."""
     began_s = time.perf_counter()
     try:
-        outcome = scorer(clip) | {"status": "ok", "reason": ""}
+        outcomes = [found | {"status": "ok", "reason": ""} for found in scorer(clips)]
     except Exception as error:
-        outcome = failure(stage.name, error, clip["path"])
-    return {"clip_id": clip["clip_id"], "seconds": time.perf_counter() - began_s} | outcome
+        if len(clips) > 1:
+            for clip in clips:
+                yield from _scored([clip], stage, scorer)
+            return
+        outcomes = [failure(stage.name, error, clips[0]["path"])]
+    seconds = (time.perf_counter() - began_s) / len(clips)
+    for clip, outcome in zip(clips, outcomes, strict=True):
+        yield {"clip_id": clip["clip_id"], "seconds": seconds} | outcome

@@ -29,7 +29,7 @@ class Account(Config):
     inputs: int
     ok: int
     rejected: dict[str, int]
-    """By the first rule that they fall short of, in the order of the rules."""
+    """By the first rule that they fall short of, in the order of the rules; those on captions come last."""
     quarantined: dict[str, int]
     """By the reason why they could not be processed, most frequent first."""
 
@@ -63,7 +63,7 @@ def summarise(out: str, shards_reused: int, seconds: float) -> CurationSummary:
     clips = outcome_table(out, "clips")
     return CurationSummary(
         files=_account(outcome_table(out, "videos"), ["duplicate"]),
-        clips=_account(clips, [*dict.fromkeys(rule.name for rule in RULES)]),
+        clips=_account(clips, [rule.name for rule in RULES]),
         shards=len(clips.shards()),
         shards_reused=shards_reused,
         seconds=seconds,
@@ -113,6 +113,6 @@ def _account(table: Table, rules: Sequence[str]) -> Account:
     return Account(
         inputs=ok + rejected.total() + quarantined.total(),
         ok=ok,
-        rejected={rule: rejected[rule] for rule in rules if rejected[rule]},
+        rejected={rule: rejected[rule] for rule in dict.fromkeys([*rules, *sorted(rejected)]) if rejected[rule]},
         quarantined=dict(quarantined.most_common()),
     )

@@ -23,8 +23,14 @@ _SPAN = ("clip_id", "video_id", "path", "start_s", "end_s")
 _FACTS = ("frames", "width_px", "height_px", "fps", "duration_s")
 _SECONDS = pa.field("seconds", pa.float64())
 """Wall time that a stage took over a clip; the cutting of a video is counted with its first clip."""
-_OUTCOME = [pa.field("stage", pa.string()), pa.field("error", pa.string())]
-_STATUS = [pa.field("status", pa.string(), nullable=False), pa.field("reason", pa.string(), nullable=False)]
+_OUTCOME = pa.schema(
+    [
+        pa.field("stage", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
 
 SPLIT_SCHEMA = pa.schema(
     [
@@ -32,15 +38,25 @@ SPLIT_SCHEMA = pa.schema(
         pa.field("captions", pa.list_(_CAPTION)),
         _SECONDS,
         *_OUTCOME,
-        *_STATUS,
     ]
 )
 
 
-def score_schema(columns: Iterable[str]) -> pa.Schema:
-    """Schema of the table of a stage that gives clips these scores, which are columns of `clips`."""
-    scores = (SCHEMAS["clips"].field(name) for name in columns)
-    return pa.schema([SCHEMAS["clips"].field("clip_id"), *scores, _SECONDS, *_OUTCOME, *_STATUS])
+def _scores(*columns: str | pa.Field) -> pa.Schema:
+    """Schema of the table of a stage that gives clips these scores: columns of `clips`, or others."""
+    fields = (SCHEMAS["clips"].field(column) if isinstance(column, str) else column for column in columns)
+    return pa.schema([SCHEMAS["clips"].field("clip_id"), *fields, _SECONDS, *_OUTCOME])
+
+
+SCORES: dict[str, pa.Schema] = {
+    "measure": _scores("motion", "black_area", "brightness", "black_frame_rate", "decoder"),
+    "aesthetic": _scores("aesthetic_mean", "aesthetic_min"),
+    "text_area": _scores("text_area"),
+    "watermark": _scores("watermark", "watermark_margin", "watermark_certainty"),
+    "recaption": _scores(pa.field("recaption", pa.string()), pa.field("recaption_tokens", pa.int64())),
+    "agreement": _scores(pa.field("caption_scores", pa.list_(pa.float64()))),
+}
+"""Schemas of the tables of the scoring stages."""
 
 
 def outcome_table(out: str, name: str) -> Table:
@@ -56,13 +72,14 @@ def stage_table(out: str, stage: str) -> Table:
 def known_clips(out: str, shard: str, stages: Iterable[str]) -> list[Row]:
     """The clips of a shard with all that these stages have found out, in the order in which they were cut.
 
-    A clip that a stage could not process has that stage's status, reason, `stage` and `error`.
+    A clip that a stage could not process has the first such stage's status, reason, `stage` and `error`.
     """
     clips: dict[str, Row] = {row["clip_id"]: row for row in rows_of(stage_table(out, "split"), shard)}
     for stage in stages:
         for row in rows_of(stage_table(out, stage), shard):
-            if (clip := clips.get(row["clip_id"])) and clip["status"] == "ok":
-                clip.update(row)
+            if clip := clips.get(row["clip_id"]):
+                outcome = {} if clip["status"] == "ok" else {name: clip[name] for name in _OUTCOME.names}
+                clip.update(row | outcome)
     return list(clips.values())
 
 

@@ -3,7 +3,7 @@
 summary = precompute("runs/mine/data", recipe.model, recipe.precompute)
 """
 
-from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
+from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.pipeline import PrecomputeSummary, precompute
 
-__all__ = ["ActorPool", "PrecomputeConfig", "PrecomputeSummary", "precompute"]
+__all__ = ["PrecomputeConfig", "PrecomputeSummary", "precompute"]

@@ -4,19 +4,7 @@ from pydantic import Field
 
 from mimir_ray.config import Config
 from mimir_ray.records import StateDtype
-
-
-class ActorPool(Config):
-    """The actors of one encoder: how many there are, what each one reserves, and how much it takes at a time."""
-
-    actors: int = Field(1, ge=1)
-    num_cpus: float = Field(0.5, ge=0)
-    """An actor computes on one thread or on its GPU. Half a CPU is what it reserves, so that the three encoders, which
-    wait for each other's shards, fit on a machine of two cores together."""
-    num_gpus: float = Field(0.0, ge=0)
-    """GPUs of one actor, fractions included; 0 encodes on the CPU."""
-    batch: int = Field(ge=1)
-    """Clips or texts in one forward pass."""
+from mimir_ray.resources import ActorPool
 
 
 class PrecomputeConfig(Config):

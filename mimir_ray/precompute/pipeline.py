@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from mimir_ray.config import Config, UserError
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.components import located, read_config
-from mimir_ray.precompute.config import ActorPool, PrecomputeConfig
+from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import has_carried, ok_captions, ok_clips
 from mimir_ray.precompute.keys import table_keys
+from mimir_ray.resources import ActorPool
 from mimir_ray.storage import Manifest, Table, absolute, join
 
 if TYPE_CHECKING:

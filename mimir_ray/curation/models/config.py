@@ -1,10 +1,11 @@
 """What the scorers with a model can be told. Imports neither torch nor transformers."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from mimir_ray.config import Config
+from mimir_ray.config import Config, UserError
 
 _CLIP = "openai/clip-vit-large-patch14"
 _QWEN2_VL = "Qwen/Qwen2-VL-7B-Instruct"
@@ -81,3 +82,17 @@ class RecaptionConfig(Config):
     """0 takes the likeliest token always; above, tokens are drawn, from the clip's own seed."""
     top_p: float = Field(0.9, gt=0, le=1)
     """Draw from the likeliest tokens that hold this much of the probability together."""
+
+
+def require_models(config: Config, section: str = "") -> None:
+    """Raise UserError for the first model in `config` that is named by a path and is not there.
+
+    It asks the machine that it runs on; on a cluster such a path must be on storage that all nodes share.
+    """
+    for field in type(config).model_fields:
+        value = getattr(config, field)
+        if isinstance(value, Config):
+            require_models(value, f"{section}{field}.")
+        names_model = field == "head" or (field == "name" and isinstance(config, Checkpoint))
+        if names_model and value.startswith(("/", ".", "~")) and not Path(value).expanduser().exists():
+            raise UserError(f"{section}{field}: there is no model at {value}: name a directory, a file or a hub id")

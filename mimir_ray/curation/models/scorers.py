@@ -1,0 +1,110 @@
+"""Stages with a model as scorers: a model, loaded once, and the frames of each clip that it is to look at."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from mimir_ray.curation.captions import captions_of
+from mimir_ray.curation.config import CurationConfig
+from mimir_ray.curation.models.loading import Frames
+from mimir_ray.curation.tables import Row
+from mimir_ray.storage import content_id, local_copy
+from mimir_ray.video import read_frames
+
+FramesOf = Callable[[Row], Frames]
+Scorer = Callable[[Sequence[Row]], list[Row]]
+
+
+def load_scorer(stage: str, config: CurationConfig) -> Scorer:
+    """The scorer of a stage. Raises UserError for a model that is not there or does not fit."""
+    loaders = {
+        "aesthetic": aesthetic,
+        "text_area": text_area,
+        "watermark": watermark,
+        "recaption": recaption,
+        "agreement": agreement,
+    }
+    return loaders[stage](config)
+
+
+def sampled_frames(clip: Row, count: int, timeout_s: float) -> Frames:
+    """`count` frames of a clip, evenly spread, F H W 3. Raises VideoError."""
+    indices = sorted({int(index) for index in np.linspace(0, clip["frames"] - 1, count).round()})
+    with local_copy(clip["path"]) as path:
+        return read_frames(path, indices, timeout_s=timeout_s).frames
+
+
+def aesthetic(config: CurationConfig) -> Scorer:
+    """Scores `aesthetic_mean` and `aesthetic_min`."""
+    from mimir_ray.curation.models.aesthetic import Aesthetic
+
+    assert config.aesthetic != "off"
+    model, look = Aesthetic(config.aesthetic), _frames_of(config, config.aesthetic.frames)
+
+    def scorer(clips: Sequence[Row]) -> list[Row]:
+        scores = [model(look(clip)) for clip in clips]
+        return [{"aesthetic_mean": score.mean, "aesthetic_min": score.min} for score in scores]
+
+    return scorer
+
+
+def text_area(config: CurationConfig) -> Scorer:
+    """Scores `text_area`."""
+    from mimir_ray.curation.models.text_area import TextArea
+
+    assert config.text_area != "off"
+    model, look = TextArea(config.text_area), _frames_of(config, config.text_area.frames)
+    return lambda clips: [{"text_area": model(look(clip))} for clip in clips]
+
+
+def watermark(config: CurationConfig) -> Scorer:
+    """Scores `watermark`, `watermark_margin` and `watermark_certainty`."""
+    from mimir_ray.curation.models.vlm import Watermark
+
+    assert config.watermark != "off"
+    model, look = Watermark(config.watermark), _frames_of(config, config.watermark.frames)
+
+    def scorer(clips: Sequence[Row]) -> list[Row]:
+        return [
+            {"watermark": said.yes, "watermark_margin": said.margin, "watermark_certainty": said.certainty}
+            for said in model([look(clip) for clip in clips])
+        ]
+
+    return scorer
+
+
+def recaption(config: CurationConfig) -> Scorer:
+    """Writes `recaption` and counts its `recaption_tokens`; a clip's draws are seeded by its id."""
+    from mimir_ray.curation.models.vlm import Recaption
+
+    assert config.recaption != "off"
+    model, look = Recaption(config.recaption), _frames_of(config, config.recaption.frames)
+
+    def scorer(clips: Sequence[Row]) -> list[Row]:
+        seeds = [int(content_id("recaption", clip["clip_id"]), 16) >> 1 for clip in clips]
+        texts = model([look(clip) for clip in clips], seeds)
+        return [{"recaption": text.text, "recaption_tokens": text.tokens} for text in texts]
+
+    return scorer
+
+
+def agreement(config: CurationConfig) -> Scorer:
+    """Scores `caption_scores`, one for each of the clip's captions in their order; an empty one has none."""
+    from mimir_ray.curation.models.agreement import Agreement
+
+    assert config.agreement != "off"
+    model, look = Agreement(config.agreement), _frames_of(config, config.agreement.frames)
+
+    def scorer(clips: Sequence[Row]) -> list[Row]:
+        rows = []
+        for clip in clips:
+            frames, texts = look(clip), [caption["text"] for caption in captions_of(clip)]
+            rows.append({"caption_scores": [model(frames, text) if text.strip() else None for text in texts]})
+        return rows
+
+    return scorer
+
+
+def _frames_of(config: CurationConfig, count: int) -> FramesOf:
+    return partial(sampled_frames, count=count, timeout_s=config.decode_timeout_s)
