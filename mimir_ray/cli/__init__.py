@@ -1,16 +1,28 @@
 """The `mimir` command: one verb per job. `python -m jobs.VERB` and `mimir submit VERB` run the same definitions."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mimir_ray import __version__
 from mimir_ray.cli import data, doctor, generate, init, quickstart, serve, shapes, submit, train
 from mimir_ray.cli.console import results
 
+
+class Verbs(TyperGroup):
+    """Verbs, some of which have two words: `curate report` beside `curate`, which takes any number of sources."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The name, the command and its arguments."""
+        two = " ".join(args[:2])
+        return (two, self.commands[two], args[2:]) if two in self.commands else super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="mimir",
+    cls=Verbs,
     help="Text-to-video that understands its prompt: curate, precompute, train, generate and serve on one Ray cluster.",
     epilog="Start with [bold]mimir quickstart[/bold]. Exit codes: 0 done, 1 failed, 2 a mistake in the command, "
     "130 stopped by Ctrl-C.",

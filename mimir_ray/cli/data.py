@@ -1,10 +1,10 @@
-"""`mimir curate` and `mimir precompute`: from raw videos to what training reads."""
+"""`mimir curate`, `mimir curate report` and `mimir precompute`: from raw videos to what training reads."""
 
 from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results
+from mimir_ray.cli.console import register, results, status
 from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
 
@@ -20,6 +20,11 @@ def add_to(app: typer.Typer) -> None:
             "mimir curate /data/raw --out s3://bucket/data --recipe mimir_5b",
         ],
     )(curate)
+    register(
+        app,
+        "curate report",
+        examples=["mimir curate report runs/mine/data", "mimir curate report s3://bucket/data"],
+    )(report)
     register(
         app,
         "precompute",
@@ -43,7 +48,10 @@ def curate(
     overwrite: Overwrite = False,
     address: RayAddress = None,
 ) -> None:
-    """Cut videos into clips, keep what passes the rules of the paper's Appendix A, and say why the rest did not."""
+    """Cut videos into clips, keep what passes the rules of the paper's Appendix A, and say why the rest did not.
+
+    `mimir curate report DIR` makes a page about the outcome.
+    """
     config = load_recipe(recipe, assignments).curation
     for source in sources:
         require(source, "the source", "name a folder of videos or a video file")
@@ -54,6 +62,22 @@ def curate(
 
     connect(address)
     results.print(render(run(sources, out, config, overwrite=overwrite)))
+
+
+def report(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Data root that `mimir curate` wrote.")],
+) -> None:
+    """Write DIR/report.html: what a finished curation kept and why the rest went, with charts and frames of clips.
+
+    The page needs no network and can be passed on. (To curate a folder that is called report, write ./report.)
+    """
+    require(directory, "DIR", "write it with `mimir curate SOURCE... --out DIR`")
+
+    from mimir_ray.curation import write_report
+
+    with status.status(f"reading {directory}"):
+        page = write_report(directory)
+    results.print(page, markup=False)
 
 
 def precompute(

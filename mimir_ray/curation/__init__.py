@@ -2,6 +2,7 @@
 
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.pipeline import curate
+from mimir_ray.curation.report import write_report
 from mimir_ray.curation.summary import CurationSummary, losses, render
 
-__all__ = ["CurationConfig", "CurationSummary", "curate", "losses", "render"]
+__all__ = ["CurationConfig", "CurationSummary", "curate", "losses", "render", "write_report"]

@@ -1,9 +1,13 @@
 """The stages of curation one after another in this process, for tests of what they find out."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from mimir_ray.curation import CurationConfig
-from mimir_ray.curation.discover import discover
+import pytest
+
+from mimir_ray.curation import CurationConfig, CurationSummary, curate
+from mimir_ray.curation.discover import SourceFile, discover
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.stages import judge, score, scoring_stages, split
 from mimir_ray.curation.tables import Row, outcome_table, rows_of
@@ -13,11 +17,32 @@ SHARD = "all"
 
 def curate_here(sources: list[Path], out: Path, config: CurationConfig) -> tuple[list[Row], list[Row]]:
     """Rows of `videos` and of `clips`, all in one shard."""
-    files = [file.packed() for file in discover([str(source) for source in sources])]
-    rules, stages, done = Rules.of(config), scoring_stages(config), list[str]()
-    split({"shard": SHARD, "files": files}, str(out), config)
-    for stage in stages:
-        score({"shard": SHARD}, str(out), stage, tuple(done), rules, stage.load())
-        done.append(stage.name)
-    judge({"shard": SHARD}, str(out), done, rules)
+    files = discover([str(source) for source in sources])
+    list(LocalPipeline({SHARD: files}, str(out), config).iter_rows())
     return rows_of(outcome_table(str(out), "videos"), SHARD), rows_of(outcome_table(str(out), "clips"), SHARD)
+
+
+def curate_whole(sources: Sequence[str], out: str, config: CurationConfig) -> CurationSummary:
+    """All of `curate`, manifests included, but for Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mimir_ray.curation.pipeline.pipeline", LocalPipeline)
+        return curate(sources, out, config)
+
+
+@dataclass(frozen=True)
+class LocalPipeline:
+    """Stands in for `pipeline`: what is done to its shards, one after another."""
+
+    shards: dict[str, list[SourceFile]]
+    out: str
+    config: CurationConfig
+
+    def iter_rows(self) -> Iterator[Row]:
+        """Do it; a row a shard."""
+        rules, stages = Rules.of(self.config), scoring_stages(self.config)
+        names = [stage.name for stage in stages]
+        for shard, files in self.shards.items():
+            split({"shard": shard, "files": [file.packed() for file in files]}, self.out, self.config)
+            for place, stage in enumerate(stages):
+                score({"shard": shard}, self.out, stage, names[:place], rules, stage.load())
+            yield judge({"shard": shard}, self.out, names, rules)

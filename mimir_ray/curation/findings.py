@@ -1,0 +1,278 @@
+"""What the tables of a finished curation say, gathered shard by shard: memory does not grow with the clips."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mimir_ray.config import UserError, from_dict
+from mimir_ray.curation.pipeline import VerdictKey
+from mimir_ray.curation.rules import RULES, Rule, Rules
+from mimir_ray.curation.tables import Row, outcome_table, stage_table
+from mimir_ray.records import SCHEMA_VERSION
+from mimir_ray.storage import Manifest, Table
+
+KEPT_SHOWN, REJECTED_SHOWN = 24, 12
+"""Clips in a sample: of those kept, and of those that each rule turned away."""
+BINS = 40
+MAX_KINDS, MAX_EXAMPLES = 50, 3
+"""Of reasons: so many kinds are told apart, with so many examples each; the rest is counted."""
+OTHER = "other reasons"
+
+_NUMBER = re.compile(r"\b\d+(?:[.,]\d+)*(?:x\d+)?")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The range of a score that a histogram shows."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def including(self, limit: float) -> "Axis":
+        """This axis, made longer where `limit` would lie at one of its ends."""
+        low = min(self.low, limit / 2) if limit > 0 else self.low
+        return Axis(low, max(self.high, 2 * limit) if limit >= self.high else self.high, self.log)
+
+    def places(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where values lie: 0 is the low end, 1 the high one, and what is beyond an end lies on it."""
+        low, high = self.low, self.high
+        if self.log:
+            values, low, high = np.log10(np.maximum(values, low)), math.log10(low), math.log10(high)
+        return np.clip((values - low) / (high - low), 0.0, 1.0)
+
+    def place(self, value: float) -> float:
+        """Where one value lies."""
+        return float(self.places(np.array([value]))[0])
+
+    def at(self, place: float) -> float:
+        """The value at a place."""
+        if self.log:
+            return float(self.low * (self.high / self.low) ** place)
+        return self.low + place * (self.high - self.low)
+
+
+AXES = {
+    "frames": Axis(1, 10_000, log=True),
+    "duration_s": Axis(0.1, 1_000, log=True),
+    "aspect": Axis(0, 4),
+    "motion": Axis(1e-6, 1, log=True),
+}
+"""By score; any other is a share or a mean from 0 to 1, unless its threshold says otherwise."""
+
+
+@dataclass
+class Histogram:
+    """How a score is spread over the clips that have it, and how many are beyond each of its thresholds."""
+
+    score: str
+    rules: Sequence[Rule]
+    limits: Sequence[float]
+    """One for each rule."""
+    axis: Axis
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    beyond: list[int] = field(default_factory=list)
+    """Clips that do not meet each rule, those that an earlier rule turned away among them."""
+
+    @classmethod
+    def of(cls, score: str, rules: Rules) -> "Histogram":
+        """An empty one."""
+        about = [rule for rule in RULES if rule.score == score]
+        limits = [rule.limit_in(rules) for rule in about]
+        axis = AXES.get(score, Axis(0, 1))
+        for limit in limits:
+            axis = axis.including(limit)
+        return cls(score, about, limits, axis, beyond=[0] * len(about))
+
+    @property
+    def measured(self) -> int:
+        """Clips that have the score."""
+        return int(self.counts.sum())
+
+    def add(self, clips: pa.Table) -> None:
+        """Count the clips of a shard."""
+        values = _values(clips, self.score)
+        self.counts += np.histogram(self.axis.places(values), BINS, (0.0, 1.0))[0]
+        for place, (rule, limit) in enumerate(zip(self.rules, self.limits, strict=True)):
+            self.beyond[place] += sum(not rule.meets(value, limit) for value in values.tolist())
+
+
+@dataclass
+class Sample:
+    """The clips with one outcome: how many there are, and some of them.
+
+    Those with the smallest ids are shown. Ids are hashes, so that is a draw, and the same one every time.
+    """
+
+    rule: str
+    """That turned them away; empty for the clips that were kept."""
+    size: int
+    total: int = 0
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, clips: pa.Table) -> None:
+        """Draw among the clips of a shard too."""
+        status = "rejected" if self.rule else "ok"
+        found = clips.filter(pc.and_(pc.equal(clips["status"], status), pc.equal(clips["rule"], self.rule)))
+        self.total += len(found)
+        drawn = found.sort_by("clip_id").slice(0, self.size).to_pylist()
+        self.rows = sorted([*self.rows, *drawn], key=lambda row: str(row["clip_id"]))[: self.size]
+
+
+@dataclass
+class Kind:
+    """Losses for one reason, but for the numbers in it."""
+
+    status: str
+    count: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+    """(path, reason)"""
+
+
+@dataclass
+class Losses:
+    """Files or clips that were lost, by kind of reason."""
+
+    statuses: Sequence[str]
+    """That count as lost."""
+    kinds: dict[str, Kind] = field(default_factory=dict)
+
+    def add(self, rows: pa.Table) -> None:
+        """Count the rows of a shard."""
+        lost = rows.filter(pc.is_in(rows["status"], pa.array(self.statuses)))
+        for row in lost.select(["path", "status", "rule", "reason"]).to_pylist():
+            name = row["rule"] or _NUMBER.sub("N", row["reason"])
+            if name not in self.kinds and len(self.kinds) >= MAX_KINDS:
+                name = OTHER
+            kind = self.kinds.setdefault(name, Kind(row["status"]))
+            kind.count += 1
+            if len(kind.examples) < MAX_EXAMPLES:
+                kind.examples.append((row["path"], row["reason"]))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage did, in one process after another: `seconds` is the sum over all workers."""
+
+    name: str
+    clips: int
+    failures: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the report says, but for the pictures."""
+
+    out: str
+    files: Manifest
+    clips: Manifest
+    captions: Manifest
+    histograms: Sequence[Histogram]
+    kept: Sample
+    rejected: Sequence[Sample]
+    """By rule, in the paper's order."""
+    lost_files: Losses
+    lost_clips: Losses
+    work: Sequence[Work]
+    off: Sequence[str]
+    """Stages that were not run."""
+    sources: dict[str, str]
+    """Of the clips that are shown: video_id -> the file they were cut out of."""
+    texts: dict[str, str]
+    """Of the clips that are shown: clip_id -> a caption."""
+
+    def funnel(self) -> Iterator[tuple[str, str, int]]:
+        """What was left after each step: (`files` or `clips`, the step, how many)."""
+        yield "files", "found", self.files.inputs
+        yield "files", "read", self.files.ok
+        yield "clips", "cut", self.clips.inputs
+        left = self.clips.inputs - self.clips.quarantined
+        yield "clips", "processed", left
+        for sample in self.rejected:
+            left -= sample.total
+            yield "clips", f"after {sample.rule.replace('_', ' ')}", left
+        yield "clips", "kept", self.clips.ok
+
+
+def gather(out: str) -> Findings:
+    """Read the tables under the data root `out`. Raises UserError where no curation was finished there."""
+    videos, clips, captions = (outcome_table(out, name) for name in ("videos", "clips", "captions"))
+    judged = _finished(clips, out)
+    key = from_dict(VerdictKey, judged.config, origin=clips.uri)
+    histograms = [Histogram.of(score, key.rules) for score in dict.fromkeys(rule.score for rule in RULES)]
+    kept = Sample("", KEPT_SHOWN)
+    rejected = [Sample(name, REJECTED_SHOWN) for name in dict.fromkeys(rule.name for rule in RULES)]
+    lost_files, lost_clips = Losses(["rejected", "quarantined"]), Losses(["quarantined"])
+    for rows in videos.scan(["path", "status", "rule", "reason"]):
+        lost_files.add(rows)
+    of_clips: list[Histogram | Sample | Losses] = [*histograms, kept, *rejected, lost_clips]
+    for rows in clips.scan():
+        for part in of_clips:
+            part.add(rows)
+    shown = [row for sample in (kept, *rejected) for row in sample.rows]
+    return Findings(
+        out=out,
+        files=_finished(videos, out),
+        clips=judged,
+        captions=_finished(captions, out),
+        histograms=histograms,
+        kept=kept,
+        rejected=rejected,
+        lost_files=lost_files,
+        lost_clips=lost_clips,
+        work=[_work(out, name) for name in ("split", *(name for name, made in key.stages.items() if made != "off"))],
+        off=[name for name, made in key.stages.items() if made == "off"],
+        sources=_look_up(videos, "video_id", [row["video_id"] for row in shown], "path"),
+        texts=_look_up(captions, "clip_id", [row["clip_id"] for row in shown], "text"),
+    )
+
+
+def _finished(table: Table, out: str) -> Manifest:
+    manifest = table.manifest()
+    if manifest is None:
+        raise UserError(
+            f"{out} holds no finished curation: its table {table.name} has {len(table.shards())} shards and no "
+            f"manifest that covers them; run `mimir curate SOURCE... --out {out}` to its end first"
+        )
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise UserError(
+            f"{table.uri} has version {manifest.schema_version} of the table schema, and this mimir reads version "
+            f"{SCHEMA_VERSION}: curate again with --overwrite, or report with the mimir that curated"
+        )
+    return manifest
+
+
+def _values(clips: pa.Table, score: str) -> NDArray[np.float64]:
+    """The scores of the clips that have one."""
+    if score == "aspect":
+        column = pc.divide(clips["width_px"].cast(pa.float64()), clips["height_px"])
+    else:
+        column = clips[score].cast(pa.float64())
+    values: NDArray[np.float64] = column.drop_null().to_numpy()
+    return values[~np.isnan(values)]
+
+
+def _work(out: str, stage: str) -> Work:
+    clips, failures, seconds = 0, 0, 0.0
+    for rows in stage_table(out, stage).scan(["status", "seconds"]):
+        clips += len(rows)
+        failures += len(rows.filter(pc.equal(rows["status"], "quarantined")))
+        seconds += pc.sum(rows["seconds"]).as_py() or 0.0
+    return Work(stage, clips, failures, seconds)
+
+
+def _look_up(table: Table, key: str, wanted: Sequence[str], column: str) -> dict[str, Any]:
+    """`column` by `key`, of the first row of each key that was wanted. A file comes before its duplicates."""
+    found: dict[str, Any] = {}
+    for rows in table.scan([key, column]):
+        for row in rows.filter(pc.is_in(rows[key], pa.array(wanted, pa.string()))).to_pylist():
+            found.setdefault(row[key], row[column])
+    return found

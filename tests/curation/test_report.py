@@ -1,0 +1,275 @@
+"""The report of a curation of real mp4 files: its figures, its pictures, and that text stays text."""
+
+import re
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mimir_ray.config import UserError, override
+from mimir_ray.curation import CurationConfig, write_report
+from mimir_ray.curation.findings import Axis, Findings, Histogram, Losses, Sample, gather
+from mimir_ray.curation.report import page
+from mimir_ray.curation.rules import Rules
+from mimir_ray.curation.tables import Row, outcome_table, stage_table
+from mimir_ray.storage import Table, content_id, join, read_bytes, upload
+from mimir_ray.video import VideoError
+from tests.curation import local
+from tests.curation.local import curate_whole
+from tests.curation.rendering import moving, save
+
+CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=4"])
+NASTY = "<script>alert(1)</script>.mp4"
+QUOTED = "\" onerror='alert(2)' & .mp4"
+BROKEN = "<img src=x onerror=alert(3)>.mp4"
+CAPTION = "A <b>square</b> & $friends"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A curation in several shards: 12 files, 10 of which are read once, 5 kept, 4 rejected and 1 quarantined clips."""
+    folder, out = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("out")
+    (folder / NASTY).parent.mkdir()
+    for index, name in enumerate(["a.mp4", "b.mp4", "gone.mp4", NASTY, QUOTED]):
+        save(folder / name, moving(background=180 + 10 * index))
+    (folder / "a.txt").write_text(CAPTION)
+    save(folder / "short.mp4", moving(40))
+    save(folder / "wide.mp4", moving(width=160))
+    save(folder / "still.mp4", np.repeat(moving(1), 65, axis=0))
+    save(folder / "dark.mp4", moving(background=45, square=90))
+    save(folder / "lost.mp4", moving(66))
+    (folder / "same.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / BROKEN).write_text("no video")
+    measure = local.measure_clip
+
+    def failing(clip: Row, config: CurationConfig) -> Row:
+        if clip["path"].endswith("lost.mp4"):
+            raise VideoError("frame 7 of 66 cannot be decoded")
+        return measure(clip, config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "measure_clip", failing)
+        curate_whole([str(folder)], str(out), CONFIG)
+    (folder / "gone.mp4").unlink()
+    return out
+
+
+@pytest.fixture(scope="module")
+def html(out: Path) -> str:
+    assert write_report(str(out)) == str(out / "report.html")
+    return (out / "report.html").read_text()
+
+
+class Reader(HTMLParser):
+    """The page's text, tags and what it loads; fails on tags that do not close in order."""
+
+    VOID = frozenset({"meta", "br", "img"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.parts: list[str] = []
+        self.feed(html)
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.parts))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.parts.append(data)
+
+
+def table_rows(out: Path, name: str) -> list[Row]:
+    return [row for rows in outcome_table(str(out), name).scan() for row in rows.to_pylist()]
+
+
+def test_the_page_is_well_formed_and_fetches_nothing(html: str) -> None:
+    loaded = [value or "" for _, attrs in Reader(html).tags for name, value in attrs.items() if name in ("src", "href")]
+    assert len(loaded) == 3 * 8  # of 5 kept and 4 rejected clips, one is gone
+    assert all(source.startswith("data:image/jpeg;base64,/9j/") for source in loaded)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", html)
+    assert "url(" not in html
+
+
+def test_text_from_files_stays_text(html: str) -> None:
+    reader = Reader(html)
+    assert not {"script", "b>square"} & {tag for tag, _ in reader.tags}
+    assert not any(name.startswith("on") for _, attrs in reader.tags for name in attrs)
+    for text in (NASTY, QUOTED, BROKEN, CAPTION):
+        assert text in "".join(reader.parts), text
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;.mp4" in html
+
+
+def test_the_account_equals_the_tables(out: Path, html: str) -> None:
+    text = Reader(html).text
+    assert "12 files = 10 read + 1 rejected + 1 quarantined" in text
+    assert "10 clips = 5 kept + 4 rejected + 1 quarantined" in text
+    for name, ok in (("videos", "read"), ("clips", "kept"), ("captions", "kept")):
+        statuses = [row["status"] for row in table_rows(out, name)]
+        what = name.replace("videos", "files")
+        counts = {status: statuses.count(status) for status in ("ok", "rejected", "quarantined")}
+        said = f"{len(statuses)} {what} = {counts['ok']} {ok} + {counts['rejected']} rejected + "
+        assert f"{said}{counts['quarantined']} quarantined" in text
+
+
+def test_the_funnel_goes_rule_by_rule(out: Path, html: str) -> None:
+    steps = list(gather(str(out)).funnel())
+    assert [(step, count) for _, step, count in steps] == [
+        *(("found", 12), ("read", 10), ("cut", 10), ("processed", 9)),
+        *(("after frames", 8), ("after duration", 8), ("after aspect", 7), ("after motion", 6)),
+        *(("after black area", 6), ("after brightness", 5), ("after black frame rate", 5), ("kept", 5)),
+    ]
+    assert "clips after motion 6 60.0%" in Reader(html).text
+    assert html.count('class="track"') == len(steps)
+
+
+def test_histograms_count_every_score_and_what_is_beyond(out: Path, html: str) -> None:
+    clips = table_rows(out, "clips")
+    charts = {chart.score: chart for chart in gather(str(out)).histograms}
+    assert list(charts)[:4] == ["frames", "duration_s", "aspect", "motion"]
+    for name, chart in charts.items():
+        scores = [row["width_px"] / row["height_px"] if name == "aspect" else row[name] for row in clips]
+        assert chart.measured == sum(score is not None for score in scores)
+    assert charts["motion"].measured == 9, "a clip that could not be decoded has no motion"
+    assert charts["frames"].beyond == [sum(row["frames"] < 65 for row in clips)] == [1]
+    assert charts["aspect"].beyond == [0, 1]
+    assert "must be at least 65: 1 (10.0%) are not" in Reader(html).text
+    assert html.count('class="limit"') == sum(len(chart.limits) for chart in charts.values())
+
+
+def test_losses_are_grouped_with_examples(html: str) -> None:
+    text = Reader(html).text
+    assert "quarantined measure: frame N of N cannot be decoded 1" in text
+    assert "measure: frame 7 of 66 cannot be decoded" in text
+    assert "quarantined probe: is not a video that FFmpeg understands 1" in text
+    assert re.search(r"rejected duplicate 1 \S*same.mp4 has the same bytes as \S*a.mp4", text)
+
+
+def test_a_clip_that_is_gone_has_a_placeholder(html: str) -> None:
+    assert html.count('class="gone"') == 1
+    figure = next(part for part in html.split("<figure>") if 'class="gone"' in part)
+    assert "cannot be read any more: " in figure
+    assert "gone.mp4</b>" in figure
+
+
+def test_throughput_comes_from_the_stages(out: Path, html: str) -> None:
+    for work in gather(str(out)).work:
+        rows = [row for part in stage_table(str(out), work.name).scan() for row in part.to_pylist()]
+        assert work.clips == len(rows) == 10
+        assert work.failures == sum(row["status"] == "quarantined" for row in rows)
+        assert work.seconds == pytest.approx(sum(row["seconds"] or 0.0 for row in rows))
+        rate = f"{work.clips / work.seconds:,.2f}"
+        assert f"{work.name} 10 {work.failures} {work.seconds:,.1f} s {rate}" in Reader(html).text
+
+
+def test_stages_that_were_off_are_named(out: Path) -> None:
+    findings = gather(str(out))
+    page_of = page(Findings(**(vars(findings) | {"off": ["aesthetic"]})))
+    assert "aesthetic off" in Reader(page_of).text
+
+
+def test_settings_and_fingerprint(out: Path, html: str) -> None:
+    manifest = Table(join(str(out), "clips")).manifest()
+    assert manifest is not None
+    for said in (manifest.fingerprint, "basic.min_frames", "at least 65", "rules.quality.min_brightness 0.2"):
+        assert said in Reader(html).text
+
+
+def test_the_same_tables_make_the_same_page(out: Path, html: str) -> None:
+    assert page(gather(str(out))) == html
+
+
+def test_an_unfinished_curation_is_refused(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no finished curation: its table clips has 0 shards.*mimir curate"):
+        write_report(str(tmp_path))
+    (tmp_path / "clips").mkdir()
+    for shard in (out / "clips").glob("*.parquet"):
+        (tmp_path / "clips" / shard.name).write_bytes(shard.read_bytes())
+    with pytest.raises(UserError, match=r"its table clips has [1-9]\d* shards and no manifest that covers them"):
+        write_report(str(tmp_path))
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_curation_in_an_object_store(tmp_path: Path) -> None:
+    root = f"memory://{content_id(str(tmp_path))}"
+    for index in range(2):
+        upload(str(save(tmp_path / "x.mp4", moving(background=200 + index))), join(root, "in", f"{index}.mp4"))
+    curate_whole([join(root, "in")], join(root, "out"), CONFIG)
+    html = read_bytes(write_report(join(root, "out"))).decode()
+    assert html.count("<img") == 6
+    assert "2 clips = 2 kept" in Reader(html).text
+
+
+def test_a_curation_that_kept_nothing(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    curate_whole([str(tmp_path / "text.mp4")], str(tmp_path / "out"), CONFIG)
+    write_report(str(tmp_path / "out"))
+    text = Reader((tmp_path / "out" / "report.html").read_text()).text
+    assert "1 files = 0 read + 0 rejected + 1 quarantined" in text
+    assert "No clip has this score." in text
+    assert "No clip was rejected." in text
+
+
+def clips(*ids: str, rule: str = "") -> pa.Table:
+    status = "rejected" if rule else "ok"
+    return pa.table({"clip_id": ids, "status": [status] * len(ids), "rule": [rule] * len(ids)})
+
+
+def test_a_sample_is_bounded_and_the_same_however_the_clips_are_sharded() -> None:
+    ids = [content_id(str(number)) for number in range(100)]
+    once, often = Sample("", 5), Sample("", 5)
+    once.add(clips(*ids))
+    for clip_id in reversed(ids):
+        often.add(clips(clip_id))
+        assert len(often.rows) <= 5
+        often.add(clips(clip_id + "x", rule="motion"))
+    assert once == often
+    assert once.total == 100
+    assert [row["clip_id"] for row in once.rows] == sorted(ids)[:5]
+
+
+def test_losses_are_bounded_and_still_counted() -> None:
+    losses = Losses(["quarantined"])
+    reasons = [f"probe: {chr(97 + kind % 26) * (kind // 26 + 1)} 1{kind}" for kind in range(200)]
+    for _ in range(5):
+        losses.add(pa.table({"path": reasons, "status": ["quarantined"] * 200, "rule": [""] * 200, "reason": reasons}))
+    assert len(losses.kinds) == 51
+    assert sum(kind.count for kind in losses.kinds.values()) == 1000
+    assert all(len(kind.examples) == 3 for kind in losses.kinds.values())
+
+
+def test_the_outermost_bars_count_what_is_beyond_them() -> None:
+    chart = Histogram.of("motion", Rules.of(CONFIG))
+    chart.add(pa.table({"motion": [0.0, 1e-9, 1e-4, 0.01, 3.0, None, float("nan")]}))
+    assert (chart.counts[0], chart.counts[-1], chart.measured) == (2, 1, 5)
+    assert chart.beyond == [3], "0.0001 is the limit, and more is needed"
+
+
+def test_an_axis_reaches_beyond_its_threshold() -> None:
+    assert Axis(0, 1).including(0.8) == Axis(0, 1)
+    assert Axis(0, 1).including(4.5) == Axis(0, 9)
+    assert Axis(1, 100, log=True).including(0.5) == Axis(0.25, 100, log=True)
+    axis = Axis(1e-6, 1, log=True)
+    assert axis.place(1e-3) == pytest.approx(0.5)
+    assert axis.at(0.5) == pytest.approx(1e-3)
+    assert (axis.place(0), axis.place(7)) == (0, 1)
+
+
+def test_quotes_cannot_end_an_attribute(html: str) -> None:
+    assert QUOTED in unescape(html)
+    assert QUOTED not in html
