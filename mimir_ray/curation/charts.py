@@ -44,12 +44,14 @@ def histogram(chart: Histogram) -> str:
     for limit, x in zip(chart.limits, places, strict=True):
         anchor = "start" if x < 20 else "end" if x > WIDTH_PX - 20 else "middle"
         parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{HEAD_PX}" y2="{floor}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{HEAD_PX - 4}" text-anchor="{anchor}">{limit:g}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEAD_PX - 4}" text-anchor="{anchor}">{_short(limit)}</text>')
     parts.append(f'<line class="grid" x1="0" x2="{WIDTH_PX}" y1="{floor}" y2="{floor}"/>')
     for value in _ticks(axis):
         x = _place(axis, value)
         anchor = "start" if x < 10 else "end" if x > WIDTH_PX - 10 else "middle"
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT_PX - 4}" text-anchor="{anchor}">{value:g}</text>')
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT_PX - 4}" text-anchor="{anchor}">{_short(value)}</text>'
+        )
     return "".join([*parts, "</svg>"])
 
 
@@ -71,3 +73,7 @@ def _ticks(axis: Axis) -> list[float]:
         return [axis.at(place / 4) for place in range(5)]
     first, last = math.ceil(math.log10(axis.low) - 1e-9), math.floor(math.log10(axis.high) + 1e-9)
     return [10.0**power for power in range(first, last + 1)]
+
+
+def _short(value: float) -> str:
+    return f"{value:g}".replace("e-0", "e-")

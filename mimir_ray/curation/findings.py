@@ -21,6 +21,8 @@ from mimir_ray.storage import Manifest, Table
 KEPT_SHOWN, REJECTED_SHOWN = 24, 12
 """Clips in a sample: of those kept, and of those that each rule turned away."""
 BINS = 40
+EDGE = 1e-9
+"""Much less than the width of a bar, where that of the histogram is 1."""
 MAX_KINDS, MAX_EXAMPLES = 50, 3
 """Of reasons: so many kinds are told apart, with so many examples each; the rest is counted."""
 OTHER = "other reasons"
@@ -37,9 +39,16 @@ class Axis:
     log: bool = False
 
     def including(self, limit: float) -> "Axis":
-        """This axis, made longer where `limit` would lie at one of its ends."""
-        low = min(self.low, limit / 2) if limit > 0 else self.low
-        return Axis(low, max(self.high, 2 * limit) if limit >= self.high else self.high, self.log)
+        """This axis, made longer where `limit` would lie at one of its ends, and moved so that bars end at it."""
+        high = 2 * limit if limit >= self.high else self.high
+        if not self.log:  # its bars end at round numbers, as its thresholds do
+            return Axis(min(self.low, 2 * limit), high)
+        if limit <= 0:
+            return self
+        low = min(self.low, limit / 2)
+        bar = math.log(high / low) / BINS
+        moved = math.exp(math.log(limit / low) % bar)
+        return Axis(low * moved, high * moved, log=True)
 
     def places(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Where values lie: 0 is the low end, 1 the high one, and what is beyond an end lies on it."""
@@ -99,9 +108,12 @@ class Histogram:
     def add(self, clips: pa.Table) -> None:
         """Count the clips of a shard."""
         values = _values(clips, self.score)
-        self.counts += np.histogram(self.axis.places(values), BINS, (0.0, 1.0))[0]
-        for place, (rule, limit) in enumerate(zip(self.rules, self.limits, strict=True)):
-            self.beyond[place] += sum(not rule.meets(value, limit) for value in values.tolist())
+        places = self.axis.places(values)
+        for index, (rule, limit) in enumerate(zip(self.rules, self.limits, strict=True)):
+            self.beyond[index] += sum(not rule.meets(value, limit) for value in values.tolist())
+            # What is at the threshold belongs to the bar on that side of the line on which its equals are judged.
+            places[values == limit] += EDGE if rule.must_be == "at least" else -EDGE
+        self.counts += np.histogram(places.clip(0.0, 1.0), BINS, (0.0, 1.0))[0]
 
 
 @dataclass

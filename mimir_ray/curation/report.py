@@ -18,6 +18,8 @@ from mimir_ray.storage import Manifest, join, write_bytes
 TEMPLATE = Path(__file__).with_name("report_template.html")
 IN_FACTS = ("frames", "duration_s", "aspect")
 """Scores that a card says in other words."""
+MAX_CAPTION = 300
+"""Characters of a caption that a card shows."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +95,8 @@ def _card(clip: Row, findings: Findings) -> str:
         lines.append(f'<span class="reason">{escape(clip["reason"])}</span>')
     lines.append(f"<span>{_scores(clip)}</span>")
     if text := findings.texts.get(clip["clip_id"]):
-        lines.append(f'<span class="quiet">“{escape(text)}”</span>')
+        shown = text if len(text) <= MAX_CAPTION else text[:MAX_CAPTION] + "…"
+        lines.append(f'<span class="quiet">“{escape(shown)}”</span>')
     return f"<figure>{_pictures(clip)}<figcaption>{''.join(lines)}</figcaption></figure>"
 
 

@@ -89,7 +89,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open[-1:] != ["style"]:
             self.parts.append(data)
 
 
@@ -107,7 +107,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(html: str) -> None:
 
 def test_text_from_files_stays_text(html: str) -> None:
     reader = Reader(html)
-    assert not {"script", "b>square"} & {tag for tag, _ in reader.tags}
+    assert not {"script", "iframe"} & {tag for tag, _ in reader.tags}
     assert not any(name.startswith("on") for _, attrs in reader.tags for name in attrs)
     for text in (NASTY, QUOTED, BROKEN, CAPTION):
         assert text in "".join(reader.parts), text
@@ -165,6 +165,17 @@ def test_a_clip_that_is_gone_has_a_placeholder(html: str) -> None:
     figure = next(part for part in html.split("<figure>") if 'class="gone"' in part)
     assert "cannot be read any more: " in figure
     assert "gone.mp4</b>" in figure
+
+
+def test_a_card_of_a_clip_that_was_cut_out_names_its_video_and_its_span(out: Path) -> None:
+    findings = gather(str(out))
+    clip = findings.kept.rows[0]
+    source = findings.sources[clip["video_id"]]
+    clip |= {"path": "media/cut & out.mp4", "start_s": 12.5, "end_s": 14.0}
+    findings.texts[clip["clip_id"]] = "word " * 1000
+    text = Reader(page(findings)).text
+    assert f"{source} 12.50 to 14.00 s, media/cut & out.mp4" in text
+    assert "“" + "word " * 60 + "…”" in text
 
 
 def test_throughput_comes_from_the_stages(out: Path, html: str) -> None:
@@ -260,10 +271,32 @@ def test_the_outermost_bars_count_what_is_beyond_them() -> None:
     assert chart.beyond == [3], "0.0001 is the limit, and more is needed"
 
 
+@pytest.mark.parametrize(
+    ("score", "under", "at", "over"),
+    [
+        ("frames", 64, 65, 66),
+        ("brightness", 0.19, 0.2, 0.21),
+        ("black_area", 0.79, 0.8, 0.81),
+        ("motion", 9e-5, 1e-4, 1.1e-4),
+    ],
+)
+def test_bars_end_at_the_threshold(score: str, under: float, at: float, over: float) -> None:
+    bars = []
+    for value in (under, at, over):
+        chart = Histogram.of(score, Rules.of(CONFIG))
+        chart.add(pa.table({score: [value]}))
+        bars.append((int(chart.counts.argmax()), chart.beyond))
+    assert bars[0][0] + 1 == bars[2][0]
+    assert bars[1] == next(bar for bar in bars[::2] if bar[1] == bars[1][1]), "what is judged alike is in one bar"
+
+
 def test_an_axis_reaches_beyond_its_threshold() -> None:
     assert Axis(0, 1).including(0.8) == Axis(0, 1)
     assert Axis(0, 1).including(4.5) == Axis(0, 9)
-    assert Axis(1, 100, log=True).including(0.5) == Axis(0.25, 100, log=True)
+    assert Axis(0, 1).including(-0.2) == Axis(-0.4, 1)
+    assert Axis(1e-6, 1, log=True).including(0.0) == Axis(1e-6, 1, log=True)
+    longer = Axis(1, 100, log=True).including(0.5)
+    assert longer.low < 0.5 < 100 < longer.high
     axis = Axis(1e-6, 1, log=True)
     assert axis.place(1e-3) == pytest.approx(0.5)
     assert axis.at(0.5) == pytest.approx(1e-3)
