@@ -14,7 +14,7 @@ from mimir_ray.cli.console import results
 class Verbs(TyperGroup):
     """Verbs, some of which have two words: `curate report` beside `curate`, which takes any number of sources."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # typer keeps its copy of click to itself
         """The name, the command and its arguments."""
         two = " ".join(args[:2])
         return (two, self.commands[two], args[2:]) if two in self.commands else super().resolve_command(ctx, args)

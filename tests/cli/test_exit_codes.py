@@ -64,6 +64,9 @@ def test_a_mistake_found_by_a_ray_worker_reads_the_same() -> None:
     [
         (["train", "--data", "/nowhere", "--out", "o"], ["--data '/nowhere' does not exist", "mimir precompute"]),
         (["curate", "/nowhere", "--out", "o"], ["'/nowhere' does not exist"]),
+        (["curate", "./report", "--out", "o"], ["the source './report' does not exist"]),
+        (["curate", "report", "/nowhere"], ["DIR '/nowhere' does not exist", "mimir curate SOURCE... --out DIR"]),
+        (["curate", "report", "tests"], ["tests holds no finished curation", "mimir curate SOURCE... --out tests"]),
         (["train", "--data", ".", "--out", "o", "--recipe", "shape"], ["no recipe 'shape'", "mimir_2b"]),
         (["train", "--data", ".", "--out", "o", "--set", "training.lr=1"], ["training.lr", "learning_rate"]),
         (["train", "--data", ".", "--out", "o", "--set", "training.steps=many"], ["training.steps", "integer"]),

@@ -12,7 +12,7 @@ from tests.cli.command import ROOT, mimir, run_python
 
 EVERY_VERB = (
     *(["quickstart"], ["curate"], ["precompute"], ["train"], ["generate"], ["serve"], ["init"], ["doctor"], ["submit"]),
-    *(["shapes", "render"], ["shapes", "pretrain"], ["shapes", "score"]),
+    *(["curate", "report"], ["shapes", "render"], ["shapes", "pretrain"], ["shapes", "score"]),
 )
 HEAVY = {"torch", "ray", "transformers", "diffusers", "deepspeed", "cv2", "av", "pyarrow", "numpy"}
 
