@@ -2,8 +2,6 @@
 
 import io
 
-from PIL import Image
-
 from mimir_ray.curation.tables import Row
 from mimir_ray.storage import local_copy
 from mimir_ray.video import read_frames
@@ -15,6 +13,8 @@ TIMEOUT_S = 20.0
 
 def stills(clip: Row) -> list[bytes]:
     """Three JPEGs of a clip (columns of `clips`). Raises what reading its file raises."""
+    from PIL import Image
+
     last = clip["frames"] - 1
     with local_copy(clip["path"]) as path:
         read = read_frames(path, [0, last // 2, last], timeout_s=TIMEOUT_S, short_side_px=MAX_HEIGHT_PX)
