@@ -63,6 +63,8 @@ def captions(*rows: tuple[str, str, str]) -> pa.Table:
             "clip_id": [row[0] for row in rows],
             "kind": ["long"] * len(rows),
             "text": ["a red circle"] * len(rows),
+            "clip_score": pa.nulls(len(rows), pa.float64()),
+            "rule": [""] * len(rows),
             "status": [row[1] for row in rows],
             "reason": [row[2] for row in rows],
         }
@@ -259,7 +261,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     table.begin(Settings())
     run = read_json(tmp_path / "captions" / "_run.json")
     write_json(tmp_path / "captions" / "_run.json", run | {"schema_version": 0})
-    with pytest.raises(UserError, match="the table schema was version 0 and is now 1"):
+    with pytest.raises(UserError, match="the table schema was version 0 and is now 2"):
         table.begin(Settings())
 
 

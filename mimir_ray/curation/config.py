@@ -32,11 +32,11 @@ class Limits(Config):
 class Split(Config):
     """How a video is cut into single shots."""
 
-    detector: Literal["content", "adaptive"] = "content"
-    """PySceneDetect's: `content` compares neighbours; `adaptive` also looks at the frames around, bears moving cameras
-    better, and misses more cuts where everything moves."""
-    threshold: float = Field(27.0, gt=0)
-    """Of the detector: 27 suits `content`, 3 suits `adaptive`."""
+    detector: Literal["content", "adaptive"] = "adaptive"
+    """PySceneDetect's: `content` compares neighbours; `adaptive` also looks at the frames around, and so bears moving
+    cameras and sees cuts of which only a part of the frame tells."""
+    threshold: float = Field(3.0, gt=0)
+    """Of the detector: 3 suits `adaptive`, 27 suits `content`."""
     min_clip_s: float = Field(1.0, gt=0)
     """A shorter shot becomes no clip; the paper asks for 1 s at least."""
     max_clip_s: float = Field(20.0, gt=0)

@@ -73,6 +73,8 @@ AXES = {
     "duration_s": Axis(0.1, 1_000, log=True),
     "aspect": Axis(0, 4),
     "motion": Axis(1e-6, 1, log=True),
+    "aesthetic_mean": Axis(0, 10),
+    "watermark_margin": Axis(-10, 10),
 }
 """By score; any other is a share or a mean from 0 to 1, unless its threshold says otherwise."""
 

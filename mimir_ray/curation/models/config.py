@@ -39,9 +39,11 @@ class TextAreaConfig(Config):
 
     frames: int = Field(4, ge=1)
     """Frames of a clip to score, spread evenly."""
-    short_side_px: int = Field(736, ge=32)
-    """Frames with a shorter side are enlarged to this for the detector. Small text needs it; time grows with its
-    square."""
+    short_side_px: int = Field(480, ge=32)
+    """Frames with a shorter side are enlarged to this for the detector. Small text needs it, time grows with its
+    square, and much enlarged pictures have areas that look like text to it."""
+    min_confidence: float = Field(0.7, gt=0, le=1)
+    """Boxes that the detector is less sure of do not count: of real clips without text, at 480 px none is as sure."""
     cpu_threads: int = Field(1, ge=1)
 
 

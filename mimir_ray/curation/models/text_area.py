@@ -30,6 +30,7 @@ class TextArea:
                 "Global.use_rec": False,
                 "Det.limit_type": "min",
                 "Det.limit_side_len": config.short_side_px,
+                "Det.box_thresh": config.min_confidence,
                 "EngineConfig.onnxruntime.intra_op_num_threads": config.cpu_threads,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             }
