@@ -37,8 +37,11 @@ class TextArea:
         )
 
     def __call__(self, frames_FHWC: Frames) -> float:
-        """Mean share of the frames' area inside text boxes, 0 to 1."""
-        return float(np.mean([coverage(self.boxes(frame), *frame.shape[:2]) for frame in frames_FHWC]))
+        """Median over the frames of the share of the area inside text boxes, 0 to 1.
+
+        Text that matters stays for a while; a frame blurred by a fast camera can look like text all over.
+        """
+        return float(np.median([coverage(self.boxes(frame), *frame.shape[:2]) for frame in frames_FHWC]))
 
     def boxes(self, frame_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Corners of every text line in a frame, in pixels: boxes x 4 x 2 (x, y), rotated as the text is."""
