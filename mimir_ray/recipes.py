@@ -10,7 +10,15 @@ with the weights; "ours" marks what both leave open. Imports neither torch nor r
 from collections.abc import Callable
 
 from mimir_ray.config import Config, UserError
-from mimir_ray.curation.config import CurationConfig
+from mimir_ray.curation.caption_rules import CaptionRules
+from mimir_ray.curation.config import CurationConfig, Pools
+from mimir_ray.curation.models.config import (
+    AestheticConfig,
+    AgreementConfig,
+    RecaptionConfig,
+    TextAreaConfig,
+    WatermarkConfig,
+)
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig, StageActors
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.precompute.config import PrecomputeConfig
@@ -82,7 +90,7 @@ def mimir_2b() -> Recipe:
             llm="microsoft/Phi-3.5-mini-instruct",  # paper, section 3.1
             dtype="bfloat16",  # as it is trained; CogVideoX: float16
         ),
-        curation=CurationConfig(),  # paper, appendix A
+        curation=_curation(),
         precompute=_precompute(),
         training=_training(batch_size=64, workers=8, accumulate=2),
         generation=_generation("float16"),  # CogVideoX: the published 2B is a float16 model
@@ -99,7 +107,7 @@ def mimir_5b() -> Recipe:
             llm="microsoft/Phi-3.5-mini-instruct",  # paper, section 3.1
             dtype="bfloat16",  # CogVideoX
         ),
-        curation=CurationConfig(),  # paper, appendix A
+        curation=_curation(),
         precompute=_precompute(),
         training=_training(batch_size=64, workers=16, accumulate=4),
         generation=_generation("bfloat16"),  # CogVideoX
@@ -119,6 +127,28 @@ def by_name(name: str) -> Recipe:
     if name not in RECIPES:
         raise UserError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def _curation() -> CurationConfig:
+    """Every stage of the paper's appendix A, at its limits."""
+    vlm = ActorPool(actors=4, num_cpus=4, num_gpus=1, batch=8)  # Qwen2-VL-7B in bfloat16 takes 17 GB
+    clip = ActorPool(actors=1, num_cpus=4, num_gpus=0.25, batch=1)  # ViT-L/14 takes 2 GB: decoding sets its pace
+    return CurationConfig(
+        # The paper's predictor, as it is published for fine-tuning with rewards: the same layers under the same names.
+        aesthetic=AestheticConfig(head="trl-lib/ddpo-aesthetic-predictor/aesthetic-model.pth"),
+        text_area=TextAreaConfig(),
+        watermark=WatermarkConfig(),
+        recaption=RecaptionConfig(),
+        agreement=AgreementConfig(),
+        captions=CaptionRules(),
+        pools=Pools(
+            aesthetic=clip,
+            text_area=ActorPool(actors=8, num_cpus=1, batch=1),  # a second a frame on one core
+            watermark=vlm,
+            recaption=vlm,
+            agreement=clip,
+        ),
+    )
 
 
 def _precompute() -> PrecomputeConfig:

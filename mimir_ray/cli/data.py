@@ -38,7 +38,8 @@ def add_to(app: typer.Typer) -> None:
 
 def curate(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Folders or files of videos, local or s3://.")
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Folders, files or lists (.jsonl) of videos, local or s3://."),
     ],
     out: Annotated[
         str, typer.Option("--out", help="Data root: the tables videos, clips and captions are written here.")
