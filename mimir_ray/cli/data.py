@@ -1,5 +1,6 @@
 """`mimir curate`, `mimir curate report` and `mimir precompute`: from raw videos to what training reads."""
 
+import glob
 from typing import Annotated
 
 import typer
@@ -55,7 +56,8 @@ def curate(
     """
     config = load_recipe(recipe, assignments).curation
     for source in sources:
-        require(source, "the source", "name a folder of videos or a video file")
+        if not glob.has_magic(source):
+            require(source, "the source", "name a folder of videos, a video file, a list or a glob")
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.curation import curate as run

@@ -61,11 +61,14 @@ def curate(
     pending = clips.pending(shards)
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
-        done = len(shards) - len(pending)
-        for _ in pipeline({name: shards[name] for name in pending}, out, config).iter_rows():
-            done += 1
+        before = len(shards) - len(pending)
+        for done, row in enumerate(pipeline({name: shards[name] for name in pending}, out, config).iter_rows(), 1):
+            seconds = time.monotonic() - start
+            rate, left_s = done / seconds, seconds / done * (len(pending) - done)
+            what = "curation: %d/%d shards, %.2f shards/s, %.0f s left; %s"
+            logger.info(what, before + done, len(shards), rate, left_s, row["shard"])
             if progress:
-                progress(done, len(shards))
+                progress(before + done, len(shards))
     if lost := clips.pending(shards):
         raise RuntimeError(
             f"{len(lost)} of {len(shards)} shards were lost because their workers died (out of memory, a lost node); "
