@@ -4,10 +4,10 @@
     python benchmarks/curation.py ray                                      # one CPU of Ray over a plain loop
     python benchmarks/curation.py growth --clips 200 2000 20000            # cost per clip, and the driver's memory
 
-`data-juicer` needs a virtual environment of its own with `py-data-juicer av opencv-python-headless`. The same resolution,
-duration, aspect and motion measures (Farneback at 2 fps, short side 256) run on the same clips; ours measures black
-area, brightness and black frames on top, and decodes in a child that may crash. Each verb writes a JSON file beside
-this one.
+`data-juicer` needs a virtual environment of its own with `py-data-juicer av opencv-python-headless`. The same
+measures of resolution, duration, aspect and motion (Farneback at 2 fps, short side 256) run on the same clips; ours
+measures black area, brightness and black frames on top, and decodes in a child that may crash. Each verb writes a
+JSON file beside this one.
 """
 
 import argparse

@@ -388,8 +388,8 @@ print("ready", flush=True)
 for shard in range(10**9):
     ids = [f"{shard}-{row}" for row in range(20000)]
     blank = [""] * len(ids)
-    rows = pa.table({"clip_id": ids, "kind": blank, "text": ids, "status": ["ok"] * len(ids), "reason": blank})
-    table.commit(f"s{shard}", rows)
+    texts = {"clip_id": ids, "kind": blank, "text": ids, "rule": blank, "status": ["ok"] * len(ids), "reason": blank}
+    table.commit(f"s{shard}", pa.table(texts | {"clip_score": pa.nulls(len(ids), pa.float64())}))
 """
 
 
@@ -400,6 +400,7 @@ def test_a_killed_stage_continues_with_what_is_pending(tmp_path: Path) -> None:
         assert stage.stdout is not None
         stage.stdout.readline()
         while len(table.shards()) < 3:
+            assert stage.poll() is None, "the stage ended by itself"
             time.sleep(0.002)
         stage.send_signal(signal.SIGKILL)
     done = table.shards()
