@@ -10,11 +10,12 @@ with the weights; "ours" marks what both leave open. Imports neither torch nor r
 from collections.abc import Callable
 
 from mimir_ray.config import Config, UserError
-from mimir_ray.curation.caption_rules import CaptionRules
-from mimir_ray.curation.config import CurationConfig, Pools
-from mimir_ray.curation.models.config import (
+from mimir_ray.curation.config import (
     AestheticConfig,
     AgreementConfig,
+    CaptionRules,
+    CurationConfig,
+    Pools,
     RecaptionConfig,
     TextAreaConfig,
     WatermarkConfig,

@@ -82,7 +82,7 @@ def offences(source: str, module: str, is_package: bool = False) -> list[str]:
             continue
         if room == "recipes":
             shipped = inside[:2] == ["shapes", "weights"]  # the shapes recipe names the checkpoints in the package
-            if not (target == "config" or inside[1:2] == ["config"] or inside[1:] == [] or shipped):
+            if not (target in ("config", "resources") or inside[1:2] == ["config"] or inside[1:] == [] or shipped):
                 found.append(f"{module} imports {name}: recipes import config classes and shipped weights only")
         elif target not in ALLOWED.get(room, set()):
             found.append(

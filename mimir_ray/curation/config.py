@@ -15,6 +15,24 @@ from mimir_ray.curation.models.config import (
 )
 from mimir_ray.resources import ActorPool
 
+__all__ = [
+    "AestheticConfig",
+    "AgreementConfig",
+    "BasicRules",
+    "CaptionRules",
+    "CurationConfig",
+    "Farneback",
+    "Limits",
+    "LookRules",
+    "Measures",
+    "Pools",
+    "QualityRules",
+    "RecaptionConfig",
+    "Split",
+    "TextAreaConfig",
+    "WatermarkConfig",
+]
+
 
 class Limits(Config):
     """What is not even tried: a file beyond these is quarantined, so that one monster cannot hold up a cluster."""

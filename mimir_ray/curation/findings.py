@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.curation.pipeline import VerdictKey
 from mimir_ray.curation.rules import RULES, Rule, Rules
-from mimir_ray.curation.tables import Row, outcome_table, stage_table
+from mimir_ray.curation.tables import SCORES, Row, outcome_table, stage_table
 from mimir_ray.records import SCHEMA_VERSION
 from mimir_ray.storage import Manifest, Table
 
@@ -213,6 +213,8 @@ class Findings:
         for sample in self.rejected:
             left -= sample.total
             yield "clips", f"after {sample.rule.replace('_', ' ')}", left
+        if left > self.clips.ok:
+            yield "clips", "after the rules on captions", self.clips.ok
         yield "clips", "kept", self.clips.ok
 
 
@@ -221,9 +223,12 @@ def gather(out: str) -> Findings:
     videos, clips, captions = (outcome_table(out, name) for name in ("videos", "clips", "captions"))
     judged = _finished(clips, out)
     key = from_dict(VerdictKey, judged.config, origin=clips.uri)
-    histograms = [Histogram.of(score, key.rules) for score in dict.fromkeys(rule.score for rule in RULES)]
+    off = [name for name, made in key.stages.items() if made == "off"]
+    unmeasured = {score for name in off for score in SCORES[name].names}
+    applied = [rule for rule in RULES if rule.score not in unmeasured]
+    histograms = [Histogram.of(score, key.rules) for score in dict.fromkeys(rule.score for rule in applied)]
     kept = Sample("", KEPT_SHOWN)
-    rejected = [Sample(name, REJECTED_SHOWN) for name in dict.fromkeys(rule.name for rule in RULES)]
+    rejected = [Sample(name, REJECTED_SHOWN) for name in dict.fromkeys(rule.name for rule in applied)]
     lost_files, lost_clips = Losses(["rejected", "quarantined"]), Losses(["quarantined"])
     for rows in videos.scan(["path", "status", "rule", "reason"]):
         lost_files.add(rows)
@@ -243,7 +248,7 @@ def gather(out: str) -> Findings:
         lost_files=lost_files,
         lost_clips=lost_clips,
         work=[_work(out, name) for name in ("split", *(name for name, made in key.stages.items() if made != "off"))],
-        off=[name for name, made in key.stages.items() if made == "off"],
+        off=off,
         sources=_look_up(videos, "video_id", [row["video_id"] for row in shown], "path"),
         texts=_look_up(captions, "clip_id", [row["clip_id"] for row in shown], "text"),
     )

@@ -11,13 +11,13 @@ import pytest
 
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, write_report
+from mimir_ray.curation import measure as measuring
 from mimir_ray.curation.findings import Axis, Findings, Histogram, Losses, Sample, gather
 from mimir_ray.curation.report import page
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.tables import Row, outcome_table, stage_table
 from mimir_ray.storage import Table, content_id, join, read_bytes, upload
 from mimir_ray.video import VideoError
-from tests.curation import local
 from tests.curation.local import curate_whole
 from tests.curation.rendering import moving, save
 
@@ -43,7 +43,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "lost.mp4", moving(66))
     (folder / "same.mp4").write_bytes((folder / "a.mp4").read_bytes())
     (folder / BROKEN).write_text("no video")
-    measure = local.measure_clip
+    measure = measuring.measure_clip
 
     def failing(clip: Row, config: CurationConfig) -> Row:
         if clip["path"].endswith("lost.mp4"):
@@ -51,7 +51,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return measure(clip, config)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "measure_clip", failing)
+        patch.setattr(measuring, "measure_clip", failing)
         curate_whole([str(folder)], str(out), CONFIG)
     (folder / "gone.mp4").unlink()
     return out
