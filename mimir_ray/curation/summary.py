@@ -33,12 +33,6 @@ class Account(Config):
     quarantined: dict[str, int]
     """By the reason why they could not be processed, most frequent first."""
 
-    def __str__(self) -> str:
-        return (
-            f"{self.inputs:,} = {self.ok:,} ok + {sum(self.rejected.values()):,} rejected + "
-            f"{sum(self.quarantined.values()):,} quarantined"
-        )
-
 
 class CurationSummary(Config):
     """The account of a curation: of the files, and of the clips that those which are ok were cut into."""

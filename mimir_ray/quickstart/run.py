@@ -99,7 +99,12 @@ def _say_curated(summary: CurationSummary, stage: Stage) -> None:
 
 
 def _account(summary: CurationSummary) -> str:
-    return f"files: {summary.files}; clips: {summary.clips}"
+    """Files by what became of them; the recipe splits none, so each that is read is one clip."""
+    levels = summary.files, summary.clips
+    rejected = sum(sum(level.rejected.values()) for level in levels)
+    quarantined = sum(sum(level.quarantined.values()) for level in levels)
+    kept = summary.clips.ok
+    return f"{summary.files.inputs:,} files = {kept:,} kept + {rejected:,} rejected + {quarantined:,} quarantined"
 
 
 def _say_encoded(summary: PrecomputeSummary, stage: Stage) -> None:
