@@ -71,8 +71,9 @@ def curate(
                 progress(before + done, len(shards))
     if lost := clips.pending(shards):
         raise RuntimeError(
-            f"{len(lost)} of {len(shards)} shards were lost because their workers died (out of memory, a lost node); "
-            f"the others are committed: run again to retry. The first lost file is {shards[lost[0]][0].path}"
+            f"{len(lost)} of {len(shards)} shards were lost: their workers died (out of memory, a lost node) or could "
+            "not write, and Ray's log says which. The others are committed: run again to retry. "
+            f"The first lost file is {shards[lost[0]][0].path}"
         )
     outcome_table(out, "videos").finish(len(files))
     cut, texts = _count_inputs(out, config)

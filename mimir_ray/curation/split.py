@@ -38,19 +38,18 @@ def split_files(files: Sequence[SourceFile], config: CurationConfig, media: str)
     clips: list[Row] = []
     first: dict[str, str] = {}
     for file in files:
-        video, cut = split_file(file, config, media)
-        original = first.setdefault(video["video_id"], file.path)
-        if video["status"] == "ok" and original != file.path:
-            reason = f"has the same bytes as {original}"
-            video |= {"status": "rejected", "rule": "duplicate", "reason": reason, "clips": 0}
-            cut = []
+        video, cut = split_file(file, config, media, first)
         videos.append(video)
         clips.extend(cut)
     return videos, clips
 
 
-def split_file(file: SourceFile, config: CurationConfig, media: str) -> tuple[Row, list[Row]]:
-    """The row of a file and those of its clips; of a file that cannot be processed, the reason and no clip."""
+def split_file(file: SourceFile, config: CurationConfig, media: str, first: dict[str, str]) -> tuple[Row, list[Row]]:
+    """The row of a file and those of its clips; of one that cannot be processed or is a duplicate, why and no clip.
+
+    `first` has the path of the first file with each content id, and is added to. Raises OSError where a clip cannot be
+    written under `media`: that is no fault of the file's, and must not be remembered as one.
+    """
     stage, began_s = "open", time.perf_counter()
     video: Row = {"video_id": content_id("path", file.path), "path": file.path, "size_bytes": max(file.size_bytes, 0)}
     video["rule"] = ""
@@ -64,13 +63,23 @@ def split_file(file: SourceFile, config: CurationConfig, media: str) -> tuple[Ro
             video |= facts(info) | {"codec": info.codec, "rotation_deg": info.rotation_deg}
             check_limits(info, config.limits)
             video["video_id"] = file_id(path)
+            original = first.setdefault(video["video_id"], file.path)
+            if original != file.path:
+                reason = f"has the same bytes as {original}"
+                return video | {"clips": 0, "status": "rejected", "rule": "duplicate", "reason": reason}, []
             stage = "split"
             clips = list(_clips(path, file, video["video_id"], info, config.split, media))
+    except _UnwrittenError as error:
+        raise OSError(str(error)) from error
     except Exception as error:
         return video | {"clips": 0} | failure(stage, error, file.path), []
     for clip in clips[:1]:
         clip["seconds"] = time.perf_counter() - began_s
     return video | {"clips": len(clips), "status": "ok", "reason": ""}, clips
+
+
+class _UnwrittenError(Exception):
+    """A clip's file could not be written."""
 
 
 def check_size(size_bytes: int, limits: Limits) -> None:
@@ -137,18 +146,21 @@ def _cut(path: str, file: SourceFile, video_id: str, info: VideoInfo, span: Span
     times_s = [*info.times_s, info.duration_s]
     limit_s = 60 + split.seconds_per_second * info.duration_s
     begin, end = span
-    try:
-        with tempfile.TemporaryDirectory(prefix="mimir-") as folder:
-            made = os.path.join(folder, "clip.mp4")
+    with tempfile.TemporaryDirectory(prefix="mimir-") as folder:
+        made = os.path.join(folder, "clip.mp4")
+        try:
             begin, end = cut_clip(path, made, begin, end, mode=split.mode, crf=split.crf, timeout_s=limit_s)
             outcome = facts(read_info(made, timeout_s=limit_s))
+        except VideoError as error:
             row = _row(file, video_id, times_s[begin], times_s[end])
-            target = join(media, video_id, f"{row['clip_id']}.mp4")
-            upload(made, target)
-        return row | {"path": target} | outcome
-    except Exception as error:
+            return row | {"path": file.path} | failure("split", error, file.path)
         row = _row(file, video_id, times_s[begin], times_s[end])
-        return row | {"path": file.path} | failure("split", error, file.path)
+        target = join(media, video_id, f"{row['clip_id']}.mp4")
+        try:
+            upload(made, target)
+        except OSError as error:
+            raise _UnwrittenError(f"{target} cannot be written: {error}; make room or choose another --out") from error
+    return row | {"path": target} | outcome
 
 
 def _row(file: SourceFile, video_id: str, start_s: float, end_s: float) -> Row:

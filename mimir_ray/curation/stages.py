@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mimir_ray.config import Config
+from mimir_ray.config import Config, UserError
 from mimir_ray.curation.config import CurationConfig, Measures
 from mimir_ray.curation.discover import SourceFile
 from mimir_ray.curation.rules import Rules, shortfalls
@@ -69,7 +69,7 @@ def scoring_stages(config: CurationConfig) -> tuple[Stage, ...]:
 def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, Any]:
     """Commit the shard's files to `videos` and their clips to the table of the split stage."""
     shard, table = row["shard"], stage_table(out, "split")
-    if table.pending([shard]):
+    if not table.has(shard):
         files = [SourceFile.unpacked(file) for file in row["files"]]
         videos, clips = split_files(files, config, join(out, "media"))
         commit(outcome_table(out, "videos"), shard, videos, SCHEMAS["videos"])
@@ -80,7 +80,7 @@ def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, An
 def unscored(shard: str, out: str, stage: Stage, before: Sequence[str], rules: Rules) -> list[Row]:
     """The clips of a shard that the stage should score and has not, with all that the stages before it found out."""
     table = stage_table(out, stage.name)
-    there = set() if table.pending([shard]) else set(table.read(shard, ["clip_id"])["clip_id"].to_pylist())
+    there = set(table.read(shard, ["clip_id"])["clip_id"].to_pylist()) if table.has(shard) else set()
     clips = [clip for clip in known_clips(out, shard, before) if clip["clip_id"] not in there]
     dear = stage.pool is not None
     return [clip for clip in clips if clip["status"] == "ok" and not (dear and shortfalls(clip, rules))]
@@ -92,8 +92,9 @@ def score(
     """Commit scores for the clips of the shard that have none yet; those there are stay."""
     shard, table = row["shard"], stage_table(out, stage.name)
     clips = unscored(shard, out, stage, before, rules)
-    if clips or table.pending([shard]):
-        done = [] if table.pending([shard]) else rows_of(table, shard)
+    committed = table.has(shard)
+    if clips or not committed:
+        done = rows_of(table, shard) if committed else []
         size = stage.pool.batch if stage.pool else 1
         batches = [clips[start : start + size] for start in range(0, len(clips), size)]
         scored = [scored for batch in batches for scored in _scored(batch, stage, scorer)]
@@ -152,6 +153,8 @@ def _scored(clips: Sequence[Row], stage: Stage, scorer: Scorer) -> Iterator[Row]
     began_s = time.perf_counter()
     try:
         outcomes = [found | {"status": "ok", "reason": ""} for found in scorer(clips)]
+    except UserError:  # a model or a setting that fits no clip at all
+        raise
     except Exception as error:
         if len(clips) > 1:
             for clip in clips:

@@ -62,7 +62,7 @@ def generate_batch(
     of earlier prompt lists; the manifest counts it whole.
 
     Args:
-        overwrite: discard what is there.
+        overwrite: discard what another model or number format left there.
         retry_quarantined: try again what failed before.
 
     Raises:

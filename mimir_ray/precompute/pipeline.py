@@ -158,12 +158,7 @@ def _open_tables(data: str, keys: dict[str, Config], expected: set[str], overwri
     """Begin every table; shards of clips that are no longer there are dropped."""
     tables = {name: Table(join(data, name)) for name in keys}
     for name, table in tables.items():
-        try:
-            table.begin(keys[name])
-        except UserError:
-            if not overwrite:
-                raise
-            table.begin(keys[name], overwrite=True)
+        table.begin(keys[name], overwrite)
         table.drop([shard for shard in table.shards() if shard not in expected])
     return tables
 

@@ -71,6 +71,10 @@ class Table:
         committed = set(self.shards())
         return [shard for shard in expected if _checked(shard) not in committed]
 
+    def has(self, shard: str) -> bool:
+        """Whether one shard is committed, without a look at all the others."""
+        return exists(self._file(f"{_checked(shard)}.parquet"))
+
     def drop(self, shards: Iterable[str]) -> None:
         """Remove committed shards that are stale, and with them the claim that the table is finished."""
         stale = set(shards) & set(self.shards())
@@ -163,7 +167,7 @@ class Table:
             raise AccountingError(
                 f"{self.uri}: {inputs} inputs but {statuses['ok']} ok + {statuses['rejected']} rejected + "
                 f"{statuses['quarantined']} quarantined = {statuses.total()} rows in {len(shards)} shards; "
-                "no manifest was written: run the stage again with --overwrite and report this"
+                f"no manifest was written: remove {self.uri}, run the stage again, and report this"
             )
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,

@@ -164,9 +164,9 @@ def odd_containers(folder: Path) -> None:
     box = data.index(b"mdat") - 4
     add(folder / "no pictures.mp4", data[:box], unread(""))
     add(folder / "no index.mp4", data[:32] + data[box:], unread(""))
-    add(folder / "garbage behind.mp4", good(folder) + random.Random(2).randbytes(5000), Fate("", ""))
+    add(folder / "garbage behind.mp4", good(folder) + random.Random(2).randbytes(5000), unread(CUT_OFF))
     add(folder / "garbage before.mp4", random.Random(3).randbytes(5000) + good(folder), unread(""))
-    add(folder / "twice.mp4", good(folder) + good(folder), Fate("", ""))
+    add(folder / "twice.mp4", good(folder) + good(folder), KEPT)
     sizes = bytearray(good(folder))
     place = sizes.index(b"stsz")
     sizes[place + 12 : place + 16] = b"\x7f\xff\xff\xff"
@@ -298,7 +298,7 @@ def changing(folder: Path) -> None:
     small, large = folder / ".small.ts", folder / ".large.ts"
     encode(small, video(65, 64, 64))
     encode(large, video(65, 96, 96))
-    add(folder / "grows.ts", small.read_bytes() + large.read_bytes(), Fate("", ""))
+    add(folder / "grows.ts", small.read_bytes() + large.read_bytes(), KEPT)
     small.unlink()
     large.unlink()
     with av.open(str(folder / "many streams.mkv"), "w") as container:
@@ -316,4 +316,4 @@ def changing(folder: Path) -> None:
     head = bytearray(good(folder))
     place = head.index(b"mvhd") + 16
     head[place : place + 4] = struct.pack(">I", 0)
-    add(folder / "no timescale.mp4", bytes(head), Fate("", ""))
+    add(folder / "no timescale.mp4", bytes(head), KEPT)

@@ -13,7 +13,7 @@ from mimir_ray.curation.config import Split
 from mimir_ray.curation.split import spans
 from mimir_ray.curation.tables import Row
 from mimir_ray.storage import content_id
-from mimir_ray.video import VideoInfo, read_frames, read_info
+from mimir_ray.video import VideoError, VideoInfo, read_frames, read_info
 from tests.curation.local import curate_here
 from tests.curation.rendering import Video, moving, save
 
@@ -118,7 +118,7 @@ def test_a_cut_that_fails_costs_that_clip_alone(tmp_path: Path, monkeypatch: pyt
 
     def fails_once(path: str, out: str, begin: int, end: int, **settings: object) -> tuple[int, int]:
         if begin:
-            raise OSError("disk full")
+            raise VideoError("no frame can be decoded")
         return real(path, out, begin, end, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "cut_clip", fails_once)
@@ -128,8 +128,31 @@ def test_a_cut_that_fails_costs_that_clip_alone(tmp_path: Path, monkeypatch: pyt
     assert videos[0]["clips"] == 2
     assert fates == [
         {"status": "ok", "stage": None, "error": None, "reason": ""},
-        {"status": "quarantined", "stage": "split", "error": "OSError", "reason": "split: OSError: disk full"},
+        {"status": "quarantined", "stage": "split", "error": "VideoError", "reason": "split: no frame can be decoded"},
     ]
+
+
+def test_a_clip_that_cannot_be_written_is_not_held_against_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, uri: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mimir_ray.curation.split.upload", full)
+    path = save(tmp_path / "in" / "film.mp4", shots(70, 80))
+    with pytest.raises(OSError, match=r"cannot be written: .*No space left.*make room or choose another --out"):
+        curate_here([path], tmp_path / "out", CONFIG)
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_a_duplicate_is_not_cut_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "in" / "film.mp4", shots(70, 80))
+    (tmp_path / "in" / "same.mp4").write_bytes(path.read_bytes())
+    written: list[str] = []
+    monkeypatch.setattr("mimir_ray.curation.split.upload", lambda made, uri: written.append(uri))
+    videos, clips = curate_here([tmp_path / "in"], tmp_path / "out", override(CONFIG, ["limits.probe_timeout_s=30"]))
+    assert [row["status"] for row in videos] == ["ok", "rejected"]
+    assert len(written) == len(clips) == 2
 
 
 @pytest.mark.parametrize(
