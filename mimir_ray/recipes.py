@@ -20,10 +20,10 @@ from mimir_ray.curation.config import (
     TextAreaConfig,
     WatermarkConfig,
 )
+from mimir_ray.dataflow import ActorPool
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig, StageActors
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.resources import ActorPool
 from mimir_ray.serving.config import ServingConfig, StageDeployment
 from mimir_ray.shapes.weights import base_dir, mimir_dir
 from mimir_ray.training.config import CaptionWeights, TrainingConfig

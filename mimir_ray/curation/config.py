@@ -13,7 +13,7 @@ from mimir_ray.curation.models.config import (
     TextAreaConfig,
     WatermarkConfig,
 )
-from mimir_ray.resources import ActorPool
+from mimir_ray.dataflow import ActorPool
 
 __all__ = [
     "AestheticConfig",

@@ -2,10 +2,9 @@
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
@@ -15,9 +14,10 @@ from mimir_ray.curation.discover import SourceFile, discover, plan
 from mimir_ray.curation.models.config import require_models
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.split import SplitKey
-from mimir_ray.curation.stages import MODEL_STAGES, ScoreActor, judge, score, scoring_stages, split, unscored
+from mimir_ray.curation.stages import MODEL_STAGES, judge, load_score, scoring_stages, split, unscored
 from mimir_ray.curation.summary import CurationSummary, summarise
 from mimir_ray.curation.tables import outcome_table, stage_table
+from mimir_ray.dataflow import map_actors, map_tasks, run
 from mimir_ray.storage import Table
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def curate(
     judges the scores that are there anew. Another way to split or to measure is refused, unless `overwrite` says that
     the tables that it makes stale may go. `progress` gets the shards done and their number.
 
-    Raises UserError for sources or an `out` that the user can mend, RuntimeError when shards were lost because their
-    workers died.
+    Raises UserError for sources, models or an `out` that the user can mend, RuntimeError when shards were lost because
+    their workers died.
     """
     start = time.monotonic()
     require_models(config)
@@ -62,7 +62,7 @@ def curate(
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
         before = len(shards) - len(pending)
-        for done, row in enumerate(pipeline({name: shards[name] for name in pending}, out, config).iter_rows(), 1):
+        for done, row in enumerate(run(pipeline({name: shards[name] for name in pending}, out, config)), 1):
             seconds = time.monotonic() - start
             rate, left_s = done / seconds, seconds / done * (len(pending) - done)
             what = "curation: %d/%d shards, %.2f shards/s, %.0f s left; %s"
@@ -85,9 +85,7 @@ def curate(
 def pipeline(shards: dict[str, list[SourceFile]], out: str, config: CurationConfig) -> "Dataset":
     """The whole of curation: one row a shard through every stage; what they find out goes straight to `out`."""
     import ray.data
-    from ray.util.annotations import RayDeprecationWarning
 
-    warnings.filterwarnings("ignore", "`ray_remote_args`", RayDeprecationWarning)  # nothing else bounds task retries
     # A CPU for decoding and optical flow, which run on one thread. Ray fuses neighbours that ask for the same.
     cpu: Any = {"num_cpus": config.cpus_per_task, "max_retries": config.max_retries}
     rules, stages = Rules.of(config), scoring_stages(config)
@@ -96,22 +94,15 @@ def pipeline(shards: dict[str, list[SourceFile]], out: str, config: CurationConf
         [{"shard": name, "files": [file.packed() for file in files]} for name, files in shards.items()],
         override_num_blocks=len(shards),  # a task for each shard, so the work is even and a crash costs one shard
     )
-    dataset = dataset.map(partial(split, out=out, config=config), **cpu)  # files -> clips; 1 shard -> 1 shard, always
+    dataset = map_tasks(dataset, "split", partial(split, out=out, config=config), **cpu)  # files -> clips; 1 shard -> 1
     for place, stage in enumerate(stages):  # clips -> scores
         common: Any = {"out": out, "stage": stage, "before": names[:place], "rules": rules}
         if not stage.pool:
-            dataset = dataset.map(partial(score, **common, scorer=stage.load()), **cpu)
+            dataset = map_tasks(dataset, stage.name, load_score(**common), **cpu)
         elif not _scored(shards, common):
-            dataset = dataset.map(
-                cast(Any, ScoreActor),
-                fn_constructor_kwargs=common,
-                compute=ray.data.ActorPoolStrategy(size=stage.pool.actors),
-                num_cpus=stage.pool.num_cpus,  # decoding, and without a GPU the model's one thread
-                num_gpus=stage.pool.num_gpus,  # one copy of one model
-                max_restarts=3,  # the default is for ever: a shard that kills its actor would be tried without end
-                max_task_retries=1,
-            )
-    dataset = dataset.map(partial(judge, out=out, stages=names, rules=rules), **cpu)  # scores -> verdicts
+            dataset = map_actors(dataset, stage.name, partial(load_score, **common), stage.pool)
+    verdicts = partial(judge, out=out, stages=names, rules=rules)
+    dataset = map_tasks(dataset, "judge", verdicts, **cpu)  # scores -> verdicts
     dataset.context.max_errored_blocks = -1  # a lost shard stays pending and is reported when all others are committed
     return dataset
 

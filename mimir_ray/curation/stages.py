@@ -25,8 +25,8 @@ from mimir_ray.curation.tables import (
     stage_table,
 )
 from mimir_ray.curation.verdict import caption_rows, verdict
+from mimir_ray.dataflow import ActorPool, Work
 from mimir_ray.records import SCHEMAS
-from mimir_ray.resources import ActorPool
 from mimir_ray.storage import join
 
 Scorer = Callable[[Sequence[Row]], list[Row]]
@@ -102,14 +102,9 @@ def score(
     return {"shard": shard}
 
 
-class ScoreActor:
+def load_score(out: str, stage: Stage, before: Sequence[str], rules: Rules) -> Work:
     """`score` with a scorer that is loaded once."""
-
-    def __init__(self, out: str, stage: Stage, before: Sequence[str], rules: Rules) -> None:
-        self.work = partial(score, out=out, stage=stage, before=before, rules=rules, scorer=stage.load())
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return self.work(row)
+    return partial(score, out=out, stage=stage, before=before, rules=rules, scorer=stage.load())
 
 
 def judge(row: dict[str, Any], out: str, stages: Sequence[str], rules: Rules) -> dict[str, Any]:

@@ -10,11 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from mimir_ray.config import Config
+from mimir_ray.dataflow import actor, run
 from mimir_ray.generation.actors import DecodeActor, DenoiseActor, EncodeActor, generation_row
 from mimir_ray.generation.config import GenerationConfig, StageActors
 from mimir_ray.generation.naming import model_name
@@ -109,12 +111,12 @@ def _pipeline(
     return dataset.map(**_stage(DecodeActor, written, config.decode, config))
 
 
-def _stage(actor: type, arguments: dict[str, Any], actors: StageActors, config: GenerationConfig) -> dict[str, Any]:
+def _stage(stage: type, arguments: dict[str, Any], actors: StageActors, config: GenerationConfig) -> dict[str, Any]:
     import ray
 
     return {
-        "fn": actor,
-        "fn_constructor_kwargs": arguments,
+        "fn": actor(stage.__name__),
+        "fn_constructor_args": (partial(stage, **arguments),),
         # One request in an actor at a time: what waits inside an actor that dies would be lost with the one at fault.
         "compute": ray.data.ActorPoolStrategy(
             min_size=actors.min_actors, max_size=actors.max_actors, max_tasks_in_flight_per_actor=1
@@ -130,7 +132,7 @@ def _stage(actor: type, arguments: dict[str, Any], actors: StageActors, config: 
 def _watch(dataset: "Dataset", total: int, on_progress: Callable[[Progress], None] | None) -> None:
     began = time.monotonic()
     quarantined = 0
-    for done, row in enumerate(dataset.iter_rows(), 1):
+    for done, row in enumerate(run(dataset), 1):
         quarantined += int(row["status"] != "ok")
         rate = done / max(time.monotonic() - began, 1e-9)
         progress = Progress(done, total, quarantined, rate, (total - done) / rate)

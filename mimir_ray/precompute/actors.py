@@ -20,7 +20,8 @@ from mimir_ray.records import SCHEMAS, Clip
 from mimir_ray.storage import Table, join, local_copy
 from mimir_ray.video import read_frames
 
-Batch = dict[str, npt.NDArray[Any]]
+Facts = dict[str, Any]
+"""A shard's name, which of its tables are to be made, and what was done."""
 
 
 class LatentEncoder:
@@ -31,8 +32,8 @@ class LatentEncoder:
         self.table = Table(join(data, "latents"))
         self.vae = load_vae(model, config.latents.num_gpus)
 
-    def __call__(self, batch: Batch) -> Batch:
-        return _commit_pending(self.table, batch, self.encode)
+    def __call__(self, facts: Facts) -> Facts:
+        return _commit_pending(self.table, facts, self.encode)
 
     def encode(self, shard: str) -> list[Row]:
         return latent_rows(ok_clips(self.data, shard), self.read, self.vae, self.config)
@@ -50,8 +51,8 @@ class T5Encoder:
         self.table, self.upstream = Table(join(data, "t5_tokens")), Table(join(data, "latents"))
         self.branch = load_t5(model, config.t5_tokens.num_gpus)
 
-    def __call__(self, batch: Batch) -> Batch:
-        return _commit_pending(self.table, batch, self.encode)
+    def __call__(self, facts: Facts) -> Facts:
+        return _commit_pending(self.table, facts, self.encode)
 
     def encode(self, shard: str) -> list[Row]:
         captions, key = ok_captions(self.data, shard), ["clip_id"]
@@ -66,8 +67,8 @@ class LLMEncoder:
         self.table, self.upstream = Table(join(data, "llm_tokens")), Table(join(data, "t5_tokens"))
         self.branch = load_llm(model, config.llm_tokens.num_gpus)
 
-    def __call__(self, batch: Batch) -> Batch:
-        return _commit_pending(self.table, batch, self.encode)
+    def __call__(self, facts: Facts) -> Facts:
+        return _commit_pending(self.table, facts, self.encode)
 
     def encode(self, shard: str) -> list[Row]:
         captions, key = ok_captions(self.data, shard), ["clip_id", "kind", "text"]
@@ -88,14 +89,13 @@ def _encode_rest(
     return [next(encoded) if row is None else {**caption, **row} for caption, row in zip(captions, lost, strict=True)]
 
 
-def _commit_pending(table: Table, batch: Batch, encode: Callable[[str], list[Row]]) -> Batch:
-    """Encode and commit the batch's one shard where the driver found it missing; add what was done as columns."""
+def _commit_pending(table: Table, facts: Facts, encode: Callable[[str], list[Row]]) -> Facts:
+    """Encode and commit the shard where the driver found it missing; add what was done."""
     rows: list[Row] = []
     began_s = time.perf_counter()
-    if batch[table.name][0]:
-        shard = str(batch["shard"][0])
-        rows = encode(shard)
-        table.commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS[table.name]))
+    if facts[table.name]:
+        rows = encode(facts["shard"])
+        table.commit(facts["shard"], pa.Table.from_pylist(rows, schema=SCHEMAS[table.name]))
     ok = sum(row["status"] == "ok" for row in rows)
-    facts = {"rows": len(rows), "ok": ok, "busy_s": time.perf_counter() - began_s}
-    return batch | {f"{table.name}_{name}": np.array([value]) for name, value in facts.items()}
+    done = {"rows": len(rows), "ok": ok, "busy_s": time.perf_counter() - began_s}
+    return facts | {f"{table.name}_{name}": value for name, value in done.items()}

@@ -3,8 +3,8 @@
 from pydantic import Field
 
 from mimir_ray.config import Config
+from mimir_ray.dataflow import ActorPool
 from mimir_ray.records import StateDtype
-from mimir_ray.resources import ActorPool
 
 
 class PrecomputeConfig(Config):

@@ -2,18 +2,18 @@
 
 import logging
 import time
-import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import Config, UserError
+from mimir_ray.dataflow import map_actors, run
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.components import located, read_config
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import has_carried, ok_captions, ok_clips
 from mimir_ray.precompute.keys import table_keys
-from mimir_ray.resources import ActorPool
 from mimir_ray.storage import Manifest, Table, absolute, join
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def precompute(
     rows: dict[str, int] = dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
     todo = set().union(*pending.values())
-    for done, facts in enumerate(_run(data, model, config, pending) if todo else (), start=len(shards) - len(todo) + 1):
+    finished = run(plan(data, model, config, pending)) if todo else ()
+    for done, facts in enumerate(finished, start=len(shards) - len(todo) + 1):
         for name in tables:
             rows[name] += int(facts.get(f"{name}_rows", 0))
             busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
@@ -111,36 +112,10 @@ def plan(data: str, model: ModelConfig, config: PrecomputeConfig, pending: dict[
     encoders: dict[str, Any] = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
     for table in pending:  # 1 shard name in, 1 shard name with counts out; the rows go to files
         if todo[table]:
-            pool: ActorPool = getattr(config, table)
-            with warnings.catch_warnings():  # 2.60 deprecates the last two and has nothing else in their place
-                warnings.simplefilter("ignore", DeprecationWarning)
-                dataset = dataset.map_batches(
-                    encoders[table],
-                    batch_size=1,
-                    fn_constructor_args=(data, model, config),
-                    compute=ray.data.ActorPoolStrategy(size=pool.actors),
-                    num_cpus=pool.num_cpus,  # decoding and tokenising; without a GPU also the encoder's one thread
-                    num_gpus=pool.num_gpus,  # one copy of one encoder
-                    max_restarts=3,  # the default is for ever: a shard that kills its actor would be tried without end
-                    max_task_retries=1,
-                )
+            load = partial(encoders[table], data, model, config)
+            dataset = map_actors(dataset, encoders[table].__name__, load, getattr(config, table))
     dataset.context.max_errored_blocks = config.failed_shards
     return dataset
-
-
-def _run(data: str, model: ModelConfig, config: PrecomputeConfig, pending: dict[str, list[str]]) -> Any:
-    """Execute the plan; yields one row of facts for each shard. A UserError of an actor is raised as itself."""
-    import ray.exceptions
-
-    try:
-        yield from plan(data, model, config, pending).iter_rows()
-    except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        raise cause from None
 
 
 def _curated_shards(data: str) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, curate
@@ -109,7 +110,7 @@ def test_a_rule_that_changes_runs_the_last_step_alone(
     margins = sorted(row["watermark_margin"] for row in whole if row["status"] == "ok")
     limit = (margins[1] + margins[2]) / 2
     stricter = override(config, [f"look.max_watermark_margin={limit!r}"])
-    monkeypatch.setattr("mimir_ray.curation.pipeline.ScoreActor", None)  # no model may even be asked for
+    monkeypatch.setattr("mimir_ray.curation.pipeline.map_actors", None)  # no model may even be asked for
     summary = curate([str(corpus)], str(curated), stricter)
     assert summary.clips.rejected == {"brightness": 1, "watermark": 3}
     rejected = [row for row in rows(curated, "clips") if row["rule"] == "watermark"]
@@ -154,6 +155,23 @@ def test_a_model_that_is_not_there_is_said_before_anything_runs(corpus: Path, tm
     with pytest.raises(UserError, match=r"recaption\.vlm\.name: there is no model at /nowhere/model"):
         curate([str(corpus)], str(tmp_path), broken)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_model_that_does_not_fit_is_one_message(corpus: Path, tmp_path: Path) -> None:
+    clip, head = tiny_clip(tmp_path / "clip"), tiny_head(tmp_path / "head.pth", CLIP_WIDTH - 1)
+    unfit = override(CurationConfig(), ["split=off", f"aesthetic={{clip: {{name: {clip}}}, head: {head}}}"])
+    with pytest.raises(UserError, match=f"features of width {CLIP_WIDTH - 1}"):
+        curate([str(corpus)], str(tmp_path / "out"), unfit)
+
+
+def test_a_model_that_fits_no_clip_is_one_message_and_no_lost_shards(corpus: Path, tmp_path: Path) -> None:
+    clip, head = tiny_clip(tmp_path / "clip"), tiny_head(tmp_path / "head.pth", CLIP_WIDTH)
+    weights = load_file(clip / "model.safetensors")
+    weights["visual_projection.weight"] += torch.nan
+    save_file(weights, clip / "model.safetensors", metadata={"format": "pt"})
+    settings = [f"aesthetic={{clip: {{name: {clip}}}, head: {head}}}", f"agreement={{clip: {{name: {clip}}}}}"]
+    with pytest.raises(UserError, match="computes numbers that do not fit float32"):
+        curate([str(corpus)], str(tmp_path / "out"), override(CurationConfig(), ["split=off", *settings]))
 
 
 def _stage(out: Path, name: str) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from mimir_ray.config import UserError, override
+from mimir_ray.dataflow import ActorPool
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.precompute import PrecomputeConfig
 from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 from mimir_ray.records import Clip, StateDtype, unpack_array
-from mimir_ray.resources import ActorPool
 from mimir_ray.video import VideoError
 from tests.precompute.world import CAPTIONS, CONFIG, clip_row, moving_square, tiny_model
 

@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mimir_ray.config import UserError
@@ -54,7 +53,7 @@ def test_a_killed_run_ends_with_the_rows_of_an_uninterrupted_loop(
     for encoder_class in (LatentEncoder, T5Encoder, LLMEncoder):
         encoder = encoder_class(str(data), model, CONFIG)
         for shard in ("shard-0", "shard-1", "shard-2"):
-            encoder({"shard": np.array([shard]), encoder.table.name: np.array([True])})
+            encoder({"shard": shard, encoder.table.name: True})
         assert rows_of(finished, encoder.table.name) == rows_of(data, encoder.table.name)
 
 

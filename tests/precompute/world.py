@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mimir_ray.dataflow import ActorPool
 from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.precompute import PrecomputeConfig
 from mimir_ray.records import SCHEMAS
-from mimir_ray.resources import ActorPool
 from mimir_ray.storage import Table
 from mimir_ray.video import write_mp4
 from tests.tiny import tiny_base, tiny_llm

@@ -1,0 +1,101 @@
+"""What the Ray Data pipelines share: pools of actors, and a user's mistake on its way back from a worker.
+
+Ray wraps what a worker raises in tracebacks of its own, and forgets what a constructor raised but for its text. So a
+UserError becomes a row, which later steps pass on and `run` raises in the driver. Imports ray only when it runs.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from mimir_ray.config import Config, UserError
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+Row = dict[str, Any]
+Work = Callable[[Row], Row]
+"""One step of a pipeline: a row in, a row out."""
+
+_REFUSAL = "refusal"
+
+
+class ActorPool(Config):
+    """The actors of one model: how many there are, what each one reserves, and how much it takes at a time."""
+
+    actors: int = Field(1, ge=1)
+    num_cpus: float = Field(0.5, ge=0)
+    """An actor computes on one thread or on its GPU. Half a CPU is what it reserves, so that actors which wait for each
+    other's shards fit on a machine of two cores together."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs of one actor, fractions included; 0 computes on the CPU."""
+    batch: int = Field(ge=1)
+    """Clips or texts in one forward pass."""
+
+
+def map_tasks(dataset: "Dataset", name: str, work: Work, *, num_cpus: float, max_retries: int) -> "Dataset":
+    """Each row through `work` in a task, which is tried `max_retries` times more where its worker dies."""
+
+    def step(row: Row) -> Row:
+        return _attempt(work, row)
+
+    step.__name__ = name
+    options: Any = {"num_cpus": num_cpus, "max_retries": max_retries}
+    with warnings.catch_warnings():  # 2.60 deprecates max_retries and has nothing else in its place
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return dataset.map(step, **options)
+
+
+def map_actors(dataset: "Dataset", name: str, load: Callable[[], Work], pool: ActorPool) -> "Dataset":
+    """Each row through what `load` makes, which it does once in each actor of the pool."""
+    import ray.data
+
+    with warnings.catch_warnings():  # 2.60 deprecates the last two and has nothing else in their place
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return dataset.map(
+            actor(name),
+            fn_constructor_args=(load,),
+            compute=ray.data.ActorPoolStrategy(size=pool.actors),
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+            max_restarts=3,  # the default is for ever: a row that kills its actor would be tried without end
+            max_task_retries=1,
+        )
+
+
+class _Loaded:
+    """What `load` makes, or why it could not."""
+
+    def __init__(self, load: Callable[[], Work]) -> None:
+        self._work: Work | None = None
+        try:
+            self._work = load()
+        except UserError as error:
+            self._refusal = str(error)
+
+    def __call__(self, row: Row) -> Row:
+        return _attempt(self._work, row) if self._work else row | {_REFUSAL: self._refusal}
+
+
+def actor(name: str) -> Any:
+    """The class of an actor that Ray shows under `name`; its constructor takes a `load`."""
+    return type(name, (_Loaded,), {})
+
+
+def _attempt(work: Work, row: Row) -> Row:
+    if _REFUSAL in row:
+        return row
+    try:
+        return work(row)
+    except UserError as error:
+        return row | {_REFUSAL: str(error)}
+
+
+def run(dataset: "Dataset") -> Iterator[Row]:
+    """Execute a plan of these steps; yields its rows as they are done. Raises the UserError of a worker."""
+    for row in dataset.iter_rows():
+        if _REFUSAL in row:
+            raise UserError(row[_REFUSAL])
+        yield row
