@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from mimir_ray.config import UserError
 from mimir_ray.records import CaptionKind
-from mimir_ray.storage import exists, join, read_bytes
+from mimir_ray.storage import exists, join, parent, read_bytes
 
 CAPTIONS_FILE = "captions.jsonl"
 EXAMPLE = '{"path": "a/b.mp4", "captions": [{"kind": "long", "text": "..."}]}'
@@ -37,16 +37,16 @@ class CaptionFiles:
 
     def of(self, video: str) -> tuple[Caption, ...]:
         """The captions of the video at this path or URI; there is always one at least."""
-        folder, _, name = video.rpartition("/")
-        below = name
+        home, name = parent(video)
+        folder, below = home, name
         while True:
-            if captions := self._in(folder or "/").get(below):
+            if captions := self._in(folder).get(below):
                 return captions
-            folder, slash, last = folder.rpartition("/")
-            if not slash or folder.endswith(":/"):
+            folder, last = parent(folder)
+            if not last:
                 break
             below = f"{last}/{below}"
-        text = _text(os.path.splitext(video)[0] + ".txt")
+        text = _text(join(home, os.path.splitext(name)[0] + ".txt"))
         return (Caption("user", text),) if text else (Caption("filename", words(name)),)
 
     def _in(self, folder: str) -> dict[str, tuple[Caption, ...]]:
@@ -58,9 +58,9 @@ class CaptionFiles:
 
 def listed_videos(file: str) -> Iterator[tuple[str, tuple[Caption, ...]]]:
     """Path or URI and captions of every video in a list. Raises UserError for a line that cannot be understood."""
-    folder, files = file.rpartition("/")[0], CaptionFiles()
+    folder, files = parent(file)[0], CaptionFiles()
     for path, captions in _lines(file):
-        video = path if os.path.isabs(path) or "://" in path else join(folder or "/", path)
+        video = path if os.path.isabs(path) or "://" in path else join(folder, path)
         yield video, captions or files.of(video)
 
 

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from mimir_ray.config import UserError
 from mimir_ray.curation.captions import Caption, CaptionFiles, listed_videos, words
-from mimir_ray.storage import absolute, content_id, filesystem, join
+from mimir_ray.storage import absolute, content_id, filesystem, join, parent
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
@@ -100,7 +100,7 @@ def _expand(source: str, texts: CaptionFiles) -> Iterator[tuple[str, SourceFile]
     """The files of a source, each with the name by which it is told from others."""
     location = absolute(source)
     system, path = filesystem(location)
-    if location.endswith(LIST_SUFFIX) and system.get_file_info(path).type == pafs.FileType.File:
+    if parent(location)[1].endswith(LIST_SUFFIX) and system.get_file_info(path).type == pafs.FileType.File:
         for listed, captions in listed_videos(location):
             yield from _named(listed, captions)
     elif isinstance(system, pafs.LocalFileSystem):
@@ -150,8 +150,8 @@ def _walk(folder: str) -> Iterator[str]:
     """Video files below `folder`; a folder that cannot be listed is yielded itself, to be accounted for."""
     entered: set[tuple[int, int]] = set()
     unlisted: list[str] = []
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=lambda e: unlisted.append(e.filename)):
-        status = os.stat(parent)
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=lambda e: unlisted.append(e.filename)):
+        status = os.stat(place)
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue
@@ -159,7 +159,7 @@ def _walk(folder: str) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and _is_video(name):
-                yield os.path.join(parent, name)
+                yield os.path.join(place, name)
     yield from unlisted
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.records import GenerationRequest
-from mimir_ray.storage import exists, filesystem, read_bytes
+from mimir_ray.storage import exists, filesystem, parent, read_bytes
 
 FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
 OVERRIDES = ("seed", "num_frames", "height", "width", "fps", "num_inference_steps", "guidance_scale")
@@ -46,7 +47,7 @@ def read_prompts(uri: str, config: GenerationConfig, model: str) -> PromptList:
     Raises:
         UserError: no such file, an unknown format, or a table without a prompt column.
     """
-    suffix = "." + uri.rpartition(".")[2].lower()
+    suffix = os.path.splitext(parent(uri)[1])[1].lower()
     if suffix not in FORMATS:
         raise UserError(f"{uri} is no prompt list; use a file that ends in {', '.join(FORMATS)}")
     if not exists(uri):

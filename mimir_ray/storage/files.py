@@ -45,6 +45,17 @@ def join(uri: str | os.PathLike[str], *parts: str) -> str:
     return base + "/".join(below) + query
 
 
+def parent(uri: str | os.PathLike[str]) -> tuple[str, str]:
+    """The folder that a location lies in, and its name there; options stay with the folder. The top has no name."""
+    text = os.fspath(uri)
+    match = _split(text)
+    if match is None:
+        folder, _, name = text.rstrip("/").rpartition("/")
+        return folder or ("/" if text.startswith("/") else "."), name
+    folder, _, name = match["path"].rstrip("/").rpartition("/")
+    return f"{match['scheme']}://{match['host']}{folder}{match['query'] or ''}", name
+
+
 def filesystem(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     """The file system of a location and the path in it. Raises UserError for a protocol that nothing here can open."""
     text = absolute(uri)
@@ -132,14 +143,14 @@ def write_bytes(uri: str | os.PathLike[str], data: bytes | pa.Buffer) -> None:
         with system.open_output_stream(path) as stream:
             stream.write(data)
         return
-    parent, _, name = path.rpartition("/")
-    hidden = f"{parent}/.{name}.{secrets.token_hex(6)}.tmp"
-    system.create_dir(parent or "/", recursive=True)
+    folder, _, name = path.rpartition("/")
+    hidden = f"{folder}/.{name}.{secrets.token_hex(6)}.tmp"
+    system.create_dir(folder or "/", recursive=True)
     try:
         if isinstance(system, pafs.LocalFileSystem):
             _write_and_sync(hidden, data)
             os.replace(hidden, path)
-            _sync_directory(parent or "/")
+            _sync_directory(folder or "/")
         else:
             with system.open_output_stream(hidden) as stream:
                 stream.write(data)

@@ -14,7 +14,17 @@ import pyarrow.parquet as pq
 
 from mimir_ray.config import Config, UserError, differences, fingerprint
 from mimir_ray.records import SCHEMA_VERSION, SCHEMAS, STATUSES
-from mimir_ray.storage.files import absolute, content_id, exists, filesystem, join, read_json, write_bytes, write_json
+from mimir_ray.storage.files import (
+    absolute,
+    content_id,
+    exists,
+    filesystem,
+    join,
+    parent,
+    read_json,
+    write_bytes,
+    write_json,
+)
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_REASONS = 200
@@ -56,7 +66,7 @@ class Table:
     @property
     def name(self) -> str:
         """The last part of the location, which is the table's name in ``records.SCHEMAS``."""
-        return filesystem(self.uri)[1].rstrip("/").rpartition("/")[2]
+        return parent(self.uri)[1]
 
     def shards(self) -> list[str]:
         """Names of the committed shards, sorted."""

@@ -1,60 +1,27 @@
-"""Files and shard tables on a local disk, in memory and in an object store; kills, collisions and lost rows."""
+"""Shard tables on every file system: configurations that differ, kills, and rows lost or doubled."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 
 from mimir_ray.config import Config, UserError, fingerprint
 from mimir_ray.storage import (
     AccountingError,
     Table,
-    absolute,
-    content_id,
-    exists,
-    file_id,
-    filesystem,
     join,
-    list_files,
-    read_bytes,
     read_json,
-    write_bytes,
     write_json,
 )
 
 
 class Settings(Config):
     limit: float = 0.5
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """An S3 bucket served by moto on loopback; the endpoint travels in the location itself."""
-    server_module = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
-    yield f"s3://bucket?endpoint_override=http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(params=["local", "file", "memory", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place on each kind of file system."""
-    name = content_id(request.node.nodeid)
-    if request.param == "s3":
-        return join(request.getfixturevalue("s3"), name)
-    return {"local": str(tmp_path), "file": tmp_path.as_uri(), "memory": f"memory://{name}"}[request.param]
 
 
 def captions(*rows: tuple[str, str, str]) -> pa.Table:
@@ -72,142 +39,6 @@ def captions(*rows: tuple[str, str, str]) -> pa.Table:
 
 
 OK = captions(("a", "ok", ""), ("b", "ok", ""))
-
-
-# ---- locations and files
-
-
-@pytest.mark.parametrize(
-    ("uri", "parts", "joined"),
-    [
-        ("data", ("clips",), "data/clips"),
-        ("data/", ("/clips/", "x.mp4"), "data/clips/x.mp4"),
-        ("/", ("a",), "/a"),
-        ("s3://bucket", ("a", "", "b"), "s3://bucket/a/b"),
-        ("s3://bucket/a?region=eu-west-1", ("b",), "s3://bucket/a/b?region=eu-west-1"),
-        (
-            "s3://b?endpoint_override=http://x:1&scheme=http",
-            ("c",),
-            "s3://b/c?endpoint_override=http://x:1&scheme=http",
-        ),
-        ("/data/what?", ("why",), "/data/what?/why"),
-        ("memory://", ("a",), "memory://a"),
-    ],
-)
-def test_join(uri: str, parts: tuple[str, ...], joined: str) -> None:
-    assert join(uri, *parts) == joined
-
-
-def test_local_locations_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert absolute("data/../x") == str(tmp_path / "x")
-    assert absolute("~/x") == "/home/someone/x"
-    assert absolute("file:///a%20b/c") == "/a b/c"
-    assert absolute(Path("x")) == str(tmp_path / "x")
-    assert absolute("s3://bucket/x") == "s3://bucket/x"
-    assert Table("x").uri == str(tmp_path / "x"), "an actor in another directory must find the same table"
-
-
-@pytest.mark.parametrize(
-    ("uri", "told"), [("", "the location is empty"), ("nowhere://x/y", r"cannot open nowhere:// of nowhere://x/y")]
-)
-def test_a_location_nobody_can_open_is_refused(uri: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        filesystem(uri)
-
-
-def test_content_id_is_stable_and_unambiguous() -> None:
-    assert content_id(b"x") == "de7a7f7bf47cf121"
-    assert content_id("é") == content_id("é".encode())
-    assert (
-        len({content_id("ab", "c"), content_id("a", "bc"), content_id("abc"), content_id("abc", ""), content_id()}) == 5
-    )
-
-
-def test_files_come_back(root: str) -> None:
-    uri = join(root, "deep", "a b#c%20é.bin")
-    data = os.urandom(3 << 20)
-    assert not exists(uri)
-    write_bytes(uri, b"old")
-    write_bytes(uri, data)
-    assert exists(uri)
-    assert read_bytes(uri) == data
-    assert file_id(uri) == content_id(data)
-    assert list_files(root) == [absolute(uri)]
-    assert read_bytes(list_files(root)[0]) == data
-
-
-def test_a_missing_file_is_a_missing_file(root: str) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_bytes(join(root, "nothing"))
-    with pytest.raises(UserError, match="there is nothing at"):
-        list_files(join(root, "nothing"))
-
-
-def test_json(root: str) -> None:
-    uri = join(root, "x.json")
-    write_json(uri, {"a": [1, None, "é"]})
-    assert read_json(uri) == {"a": [1, None, "é"]}
-    write_bytes(uri, b"{half")
-    with pytest.raises(UserError, match=r"x\.json.* is not JSON"):
-        read_json(uri)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(uri, float("nan"))
-
-
-def test_list_files_keeps_suffixes_and_passes_over_what_is_hidden(root: str) -> None:
-    for name in ("b.mp4", "sub/A.MP4", "c.txt", ".d.mp4", "sub/._A.mp4", ".cache/e.mp4", "f.mp4.part"):
-        write_bytes(join(root, name), b"x")
-    assert list_files(root, {".mp4"}) == [absolute(join(root, name)) for name in ("b.mp4", "sub/A.MP4")]
-    one = absolute(join(root, "c.txt"))
-    assert list_files(one, {".mp4"}) == [one], "a file that was named is wanted, whatever its suffix"
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_bytes(tmp_path / "x", b"old")
-
-    def full(source: str, target: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_bytes(tmp_path / "x", b"new")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"old")]
-
-
-def test_a_file_system_without_atomic_puts_is_written_beside_and_moved(tmp_path: Path) -> None:
-    write_bytes(f"local://{tmp_path}/a/x", b"new")
-    assert (tmp_path / "a" / "x").read_bytes() == b"new"
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
-
-
-WRITER = """
-import sys
-from mimir_ray.storage import write_bytes
-print("ready", flush=True)
-for turn in range(10**9):
-    write_bytes(sys.argv[1], bytes([turn % 251]) * (4 << 20))
-"""
-
-
-def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
-    target = tmp_path / "x.bin"
-    for delay_s in (0.0, 0.011, 0.023, 0.037):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(target)], stdout=subprocess.PIPE) as writer:
-            assert writer.stdout is not None
-            writer.stdout.readline()
-            while not target.exists():
-                time.sleep(0.001)
-            time.sleep(delay_s)
-            writer.send_signal(signal.SIGKILL)
-        data = target.read_bytes()
-        assert len(data) == 4 << 20
-        assert len(set(data)) == 1
-    assert list_files(tmp_path) == [str(target)], "what the kill left behind is hidden"
-
-
-# ---- tables
 
 
 def test_a_stage_from_begin_to_finish(root: str) -> None:
@@ -410,9 +241,3 @@ def test_a_killed_stage_continues_with_what_is_pending(tmp_path: Path) -> None:
     for shard in table.pending(expected):
         table.commit(shard, captions((shard, "ok", "")))
     assert table.finish(20000 * len(done) + 2).ok == 20000 * len(done) + 2
-
-
-def test_the_endpoint_of_a_fake_store_is_part_of_the_location(s3: str) -> None:
-    system, path = filesystem(join(s3, "a", "b"))
-    assert isinstance(system, pafs.S3FileSystem)
-    assert path == "bucket/a/b"
