@@ -61,7 +61,7 @@ def shapes() -> Recipe:
             llm=f"{mimir_dir()}/llm",
             # The paper's fuser, with a scale that lets the LLM's tokens outweigh T5's within the steps a laptop has
             # time for; with 1 the nicknames of the clips are learnt from T5's tokens by heart, others much later.
-            fuser=FuserConfig(scale_init=4.0),
+            fuser=FuserConfig(scale_init=6.0),
             language=LanguageConfig(max_new_tokens=24),  # the longest answer of the shapes language has 12
         ),
         curation=CurationConfig(split="off"),  # its clips are single shots already
@@ -70,11 +70,12 @@ def shapes() -> Recipe:
             steps=1000,
             batch_size=16,
             workers=2,
-            learning_rate=1.5e-3,
+            learning_rate=1e-3,
             fuser_learning_rate=6e-3,
             warmup_steps=50,
             # Short captions teach the LLM branch; long ones keep what the base can do.
-            caption_weights=CaptionWeights(long=1, short=2),
+            caption_weights=CaptionWeights(long=1, short=1),
+            ema_decay=0.99,  # a hundred steps: what batches of 16 shake loose evens out
             checkpoint_every=250,
         ),
         generation=generation,

@@ -179,6 +179,8 @@ class Work:
     clips: int
     failures: int
     seconds: float
+    tokens: int
+    """That it wrote; 0 of a stage that writes no text."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class Findings:
     histograms: Sequence[Histogram]
     kept: Sample
     rejected: Sequence[Sample]
-    """By rule, in the paper's order."""
+    """By rule, in the paper's order; those on captions come last, by name."""
     lost_files: Losses
     lost_clips: Losses
     work: Sequence[Work]
@@ -213,8 +215,6 @@ class Findings:
         for sample in self.rejected:
             left -= sample.total
             yield "clips", f"after {sample.rule.replace('_', ' ')}", left
-        if left > self.clips.ok:
-            yield "clips", "after the rules on captions", self.clips.ok
         yield "clips", "kept", self.clips.ok
 
 
@@ -228,15 +228,20 @@ def gather(out: str) -> Findings:
     applied = [rule for rule in RULES if rule.score not in unmeasured]
     histograms = [Histogram.of(score, key.rules) for score in dict.fromkeys(rule.score for rule in applied)]
     kept = Sample("", KEPT_SHOWN)
-    rejected = [Sample(name, REJECTED_SHOWN) for name in dict.fromkeys(rule.name for rule in applied)]
+    rejected = {rule.name: Sample(rule.name, REJECTED_SHOWN) for rule in applied}
     lost_files, lost_clips = Losses(["rejected", "quarantined"]), Losses(["quarantined"])
     for rows in videos.scan(["path", "status", "rule", "reason"]):
         lost_files.add(rows)
-    of_clips: list[Histogram | Sample | Losses] = [*histograms, kept, *rejected, lost_clips]
+    on_captions: dict[str, Sample] = {}
+    of_clips: list[Histogram | Sample | Losses] = [*histograms, kept, lost_clips]
     for rows in clips.scan():
-        for part in of_clips:
+        for name in filter(None, pc.unique(rows["rule"]).to_pylist()):
+            if name not in rejected:
+                on_captions.setdefault(name, Sample(name, REJECTED_SHOWN))
+        for part in (*of_clips, *rejected.values(), *on_captions.values()):
             part.add(rows)
-    shown = [row for sample in (kept, *rejected) for row in sample.rows]
+    samples = [*rejected.values(), *(on_captions[name] for name in sorted(on_captions))]
+    shown = [row for sample in (kept, *samples) for row in sample.rows]
     return Findings(
         out=out,
         files=_finished(videos, out),
@@ -244,7 +249,7 @@ def gather(out: str) -> Findings:
         captions=_finished(captions, out),
         histograms=histograms,
         kept=kept,
-        rejected=rejected,
+        rejected=samples,
         lost_files=lost_files,
         lost_clips=lost_clips,
         work=[_work(out, name) for name in ("split", *(name for name, made in key.stages.items() if made != "off"))],
@@ -280,12 +285,14 @@ def _values(clips: pa.Table, score: str) -> NDArray[np.float64]:
 
 
 def _work(out: str, stage: str) -> Work:
-    clips, failures, seconds = 0, 0, 0.0
-    for rows in stage_table(out, stage).scan(["status", "seconds"]):
+    clips, failures, seconds, tokens = 0, 0, 0.0, 0
+    counted = ["recaption_tokens"] if stage == "recaption" else []
+    for rows in stage_table(out, stage).scan(["status", "seconds", *counted]):
         clips += len(rows)
         failures += len(rows.filter(pc.equal(rows["status"], "quarantined")))
         seconds += pc.sum(rows["seconds"]).as_py() or 0.0
-    return Work(stage, clips, failures, seconds)
+        tokens += sum(pc.sum(rows[name]).as_py() or 0 for name in counted)
+    return Work(stage, clips, failures, seconds, tokens)
 
 
 def _look_up(table: Table, key: str, wanted: Sequence[str], column: str) -> dict[str, Any]:

@@ -143,7 +143,10 @@ def _work(findings: Findings) -> Iterator[Sequence[str]]:
 
 
 def _rate(work: Work) -> str:
-    return f"{work.clips / work.seconds:,.2f}" if work.seconds else "–"
+    if not work.seconds:
+        return "–"
+    tokens = f" ({work.tokens / work.seconds:,.1f} tokens/s)" if work.tokens else ""
+    return f"{work.clips / work.seconds:,.2f}{tokens}"
 
 
 def _rules(findings: Findings) -> Iterator[Sequence[str]]:

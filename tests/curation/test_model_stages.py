@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, curate
+from mimir_ray.curation.findings import gather
+from mimir_ray.curation.report import page
 from mimir_ray.curation.stages import MODEL_STAGES
 from mimir_ray.curation.tables import outcome_table, rows_of, stage_table
 from tests.curation.local import SHARD, curate_here
@@ -137,6 +139,12 @@ def test_captions_that_break_a_rule_cost_the_clip_when_none_is_left(
     strict = override(config, ["captions={kinds: [user], min_clip_score: 1.0}"])
     summary = curate([str(corpus)], str(curated), strict)
     assert summary.clips.rejected == {"brightness": 1, "clip_score": 5}
+    (sample,) = [sample for sample in gather(str(curated)).rejected if sample.rule == "clip_score"]
+    assert (sample.total, len(sample.rows)) == (5, 5)
+    assert "after clip score" in (html := page(gather(str(curated))))
+    work = {work.name: work for work in gather(str(curated)).work}["recaption"]
+    assert f"({work.tokens / work.seconds:,.1f} tokens/s)" in html
+    assert work.tokens == sum(row["recaption_tokens"] for row in _stage(curated, "recaption"))
     reasons = [row["reason"] for row in rows(curated, "clips") if row["rule"] == "clip_score"]
     assert all(reason.startswith("no caption is left: the user one does not fit the clip") for reason in reasons)
 
