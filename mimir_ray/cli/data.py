@@ -48,6 +48,7 @@ def curate(
     recipe: RecipeName = "shapes",
     assignments: Assignments = None,
     overwrite: Overwrite = False,
+    retry: Annotated[bool, typer.Option("--retry-quarantined", help="Try again what could not be processed.")] = False,
     address: RayAddress = None,
 ) -> None:
     """Cut videos into clips, keep what passes the rules of the paper's Appendix A, and say why the rest did not.
@@ -64,7 +65,7 @@ def curate(
     from mimir_ray.curation import render
 
     connect(address)
-    results.print(render(run(sources, out, config, overwrite=overwrite)))
+    results.print(render(run(sources, out, config, overwrite=overwrite, retry_quarantined=retry)))
 
 
 def report(

@@ -12,6 +12,7 @@ from mimir_ray.config import Config, fingerprint
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.discover import SourceFile, discover, plan
 from mimir_ray.curation.models.config import require_models
+from mimir_ray.curation.retry import forget_failures
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.split import SplitKey
 from mimir_ray.curation.stages import MODEL_STAGES, judge, load_score, scoring_stages, split, unscored
@@ -41,6 +42,7 @@ def curate(
     config: CurationConfig,
     *,
     overwrite: bool = False,
+    retry_quarantined: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CurationSummary:
     """Curate the videos that `sources` (folders, files, globs) name into the tables under the data root `out`.
@@ -48,7 +50,8 @@ def curate(
     A run that was killed continues where it stopped, and a finished one is left alone, as long as the files and
     `config` are the same; changed or new files are curated and those that are gone are dropped. Another threshold
     judges the scores that are there anew. Another way to split or to measure is refused, unless `overwrite` says that
-    the tables that it makes stale may go. `progress` gets the shards done and their number.
+    the tables that it makes stale may go. `retry_quarantined` tries again what could not be processed before.
+    `progress` gets the shards done and their number.
 
     Raises UserError for sources, models or an `out` that the user can mend, RuntimeError when shards were lost because
     their workers died.
@@ -58,6 +61,8 @@ def curate(
     files = discover(sources)
     shards = plan(files, config.files_per_shard)
     clips = _open_tables(out, config, set(shards), overwrite)
+    if retry_quarantined:
+        forget_failures(out, [stage.name for stage in scoring_stages(config)])
     pending = clips.pending(shards)
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
