@@ -3,8 +3,9 @@
     python benchmarks/curation.py data-juicer --python VENV/bin/python     # clips/s of one process each, in turns
     python benchmarks/curation.py ray                                      # one CPU of Ray over a plain loop
     python benchmarks/curation.py growth --clips 200 2000 20000            # cost per clip, and the driver's memory
+    python benchmarks/curation.py child                                    # decoding in a child over decoding here
 
-`data-juicer` needs a virtual environment of its own with `py-data-juicer av opencv-python-headless`. The same
+`data-juicer` needs a virtual environment of its own with `py-data-juicer av==13.1.0 opencv-python-headless aiohttp`. The same
 measures of resolution, duration, aspect and motion (Farneback at 2 fps, short side 256) run on the same clips; ours
 measures black area, brightness and black frames on top, and decodes in a child that may crash. Each verb writes a
 JSON file beside this one.
@@ -31,7 +32,8 @@ from mimir_ray.curation import CurationConfig, curate
 from mimir_ray.curation.discover import discover
 from mimir_ray.curation.measure import measure_clip
 from mimir_ray.curation.split import split_files
-from mimir_ray.video import write_mp4
+from mimir_ray.video import child as decoder
+from mimir_ray.video import read_frames, write_mp4
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ from data_juicer.ops.filter.video_resolution_filter import VideoResolutionFilter
 from data_juicer.utils.constant import Fields
 ops = [
     VideoResolutionFilter(),
-    VideoDurationFilter(min_duration=1),
+    VideoDurationFilter(min_duration=1, video_backend="av"),
     VideoAspectRatioFilter(),
     VideoMotionScoreFilter(sampling_fps=2, size=256, relative=True),
 ]
@@ -79,16 +81,22 @@ def main() -> None:
     overhead.add_argument("--turns", type=int, default=3)
     growth = verbs.add_parser("growth")
     growth.add_argument("--clips", type=int, nargs="+", default=[200, 2000, 20000])
+    child = verbs.add_parser("child")
+    child.add_argument("--clips", type=int, default=32)
+    child.add_argument("--turns", type=int, default=7)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    os.environ |= {"RAY_worker_niceness": "0"}  # what is compared with Ray's workers is not nice either
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if arguments.verb == "data-juicer":
             result = against_data_juicer(root, arguments.python, arguments.clips, arguments.turns)
         elif arguments.verb == "ray":
             result = against_a_loop(root, arguments.clips, arguments.turns)
+        elif arguments.verb == "child":
+            result = against_decoding_here(root, arguments.clips, arguments.turns)
         else:
             result = as_it_grows(root, arguments.clips)
     report = {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0], **result}
@@ -100,7 +108,7 @@ def main() -> None:
 def against_data_juicer(root: Path, python: str, clips: int, turns: int) -> dict[str, Any]:
     """Seconds of both over the same clips, in turns; the first turn warms up and is not counted."""
     files = render(root / "in", clips, height=360, width=640)
-    child = subprocess.Popen(
+    peer = subprocess.Popen(
         [python, "-c", DATA_JUICER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -108,20 +116,20 @@ def against_data_juicer(root: Path, python: str, clips: int, turns: int) -> dict
         text=True,
         env=os.environ | {"PYTHONPATH": ""},
     )
-    assert child.stdin is not None
-    assert child.stdout is not None
+    assert peer.stdin is not None
+    assert peer.stdout is not None
     ours, theirs, motion = [], [], {}
     for _ in range(turns + 1):
         began = time.perf_counter()
         rows = plain_loop(root / "in")
         ours.append(time.perf_counter() - began)
-        child.stdin.write(json.dumps([str(file) for file in files]) + "\n")
-        child.stdin.flush()
-        answer = json.loads(next(line for line in child.stdout if line.startswith("{")))
+        peer.stdin.write(json.dumps([str(file) for file in files]) + "\n")
+        peer.stdin.flush()
+        answer = json.loads(next(line for line in peer.stdout if line.startswith("{")))
         theirs.append(answer["seconds"])
         motion = {"ours": statistics.fmean(rows), "data-juicer": statistics.fmean(answer["motion"])}
-    child.stdin.close()
-    child.wait()
+    peer.stdin.close()
+    peer.wait()
     ratios = [b / a for a, b in zip(ours[1:], theirs[1:], strict=True)]
     return {
         "clips": clips,
@@ -173,6 +181,34 @@ def as_it_grows(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
         results.append({"clips": size, "ms_per_clip": 1000 * seconds / size, "driver_peak_mib": peak.mib})
         logger.info("%s", json.dumps(results[-1]))
     return {"results": results}
+
+
+def against_decoding_here(root: Path, clips: int, turns: int) -> dict[str, Any]:
+    """Seconds of `read_frames`, whose decoders live in a child, over those of the same decoders in this process."""
+    files = render(root / "in", clips, height=360, width=640)
+    results = {}
+    for what, indices, short_side_px in (("measuring", range(0, 65, 8), 256), ("whole frames", range(65), None)):
+        request = {"indices": list(indices), "short_side_px": short_side_px, "decord": True}
+        here, there = [], []
+        for _ in range(turns + 1):
+            began = time.perf_counter()
+            for file in files:
+                decoder.read(request | {"path": str(file)}, decoder.facts(str(file), decoder.mtime_ns(str(file))))
+            here.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            for file in files:
+                read_frames(file, list(indices), short_side_px=short_side_px)
+            there.append(time.perf_counter() - began)
+        ratios = [b / a for a, b in zip(here[1:], there[1:], strict=True)]
+        results[what] = {
+            "frames_per_clip": len(indices),
+            "short_side_px": short_side_px or 360,
+            "here_ms_per_clip": 1000 * statistics.median(here[1:]) / clips,
+            "child_ms_per_clip": 1000 * statistics.median(there[1:]) / clips,
+            "child_over_here": statistics.median(ratios),
+            "of_turns": [round(ratio, 3) for ratio in ratios],
+        }
+    return {"clips": clips, "results": results}
 
 
 def plain_loop(folder: Path) -> list[float]:
