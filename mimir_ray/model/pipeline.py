@@ -31,7 +31,7 @@ from mimir_ray.model import latents as latent_video
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.model.sampling import Sampler
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
-from mimir_ray.model.token_fuser import TokenFuser
+from mimir_ray.model.token_fuser import TokenFuser, room_for_text
 from mimir_ray.model.tokens import TextTokens
 
 
@@ -125,14 +125,7 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         token_fuser = TokenFuser.build(
             fuser, text_dim=int(config["text_embed_dim"]), llm_dim=llm_dim, text_length=text_length
         )
-        overrides: dict[str, int] = {}
-        if token_fuser.sequence_length != text_length and not config.get("use_rotary_positional_embeddings"):
-            overrides["max_text_seq_length"] = token_fuser.sequence_length
-        elif token_fuser.sequence_length != text_length and config.get("use_learned_positional_embeddings"):
-            raise UserError(
-                f"{base} has learnt positions for {text_length} text tokens, but the fuser makes "
-                f"{token_fuser.sequence_length}: set fuser.stabilizer_join=residual, which keeps the length"
-            )
+        overrides = room_for_text(config, token_fuser.sequence_length, base)
         transformer = CogVideoXTransformer3DModel.from_pretrained(base, subfolder="transformer", **overrides, **where)
         pipeline = CogVideoXPipeline.from_pretrained(base, transformer=transformer, **where)
         return cls(

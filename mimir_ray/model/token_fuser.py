@@ -4,7 +4,8 @@ Shapes: ``B`` batch, ``N`` text tokens, ``L`` LLM tokens, ``D`` width of the tex
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -13,6 +14,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from mimir_ray.config import UserError
 from mimir_ray.model.config import SEMANTIC_TOKENS, FuserConfig
 from mimir_ray.model.tokens import TextTokens
 
@@ -214,6 +216,25 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
             f"grad_{name}": _norm(grads) for name, grads in branches.items() if any(g is not None for g in grads)
         }
         return report
+
+
+def room_for_text(transformer: Mapping[str, Any], sequence_length: int, base: str | Path) -> dict[str, int]:
+    """What a transformer of this configuration must be loaded with to read ``sequence_length`` text tokens.
+
+    2B-style positions are computed for a fixed length and stored nowhere; 5B-style ones do not count text at all.
+
+    Raises:
+        UserError: the positions are learnt, for another length.
+    """
+    length = int(transformer["max_text_seq_length"])
+    if length == sequence_length:
+        return {}
+    if transformer.get("use_learned_positional_embeddings"):
+        raise UserError(
+            f"{base} has learnt positions for {length} text tokens, but the fuser makes {sequence_length}: set "
+            "fuser.stabilizer_join=residual, which keeps the length"
+        )
+    return {} if transformer.get("use_rotary_positional_embeddings") else {"max_text_seq_length": sequence_length}
 
 
 def _branch(parameter: str) -> Literal["theta", "beta", "stabilizer"]:

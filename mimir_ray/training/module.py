@@ -60,11 +60,12 @@ def load_start(model: ModelConfig, seed: int) -> Start:
     on from where it was.
 
     Raises:
-        UserError: no such checkpoint, or one whose token fuser differs from ``model.fuser``.
+        UserError: no such checkpoint, one whose token fuser differs from ``model.fuser``, or one whose positions cannot
+            take the longer text.
     """
     from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel, DiffusionPipeline
 
-    from mimir_ray.model.token_fuser import TokenFuser
+    from mimir_ray.model.token_fuser import TokenFuser, room_for_text
 
     base, where = model.base, {"revision": model.revision}
     try:
@@ -83,9 +84,7 @@ def load_start(model: ModelConfig, seed: int) -> Start:
                 llm_dim=_llm_width(model),
                 text_length=int(config["max_text_seq_length"]),
             )
-        overrides: dict[str, int] = {}
-        if not config["use_rotary_positional_embeddings"]:
-            overrides["max_text_seq_length"] = fuser.sequence_length  # the position buffer is computed, not stored
+        overrides = room_for_text(config, fuser.sequence_length, base)
         transformer = CogVideoXTransformer3DModel.from_pretrained(
             base, subfolder="transformer", dtype=torch.float32, **overrides, **where
         )

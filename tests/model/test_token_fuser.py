@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mimir_ray.config import UserError
 from mimir_ray.model.config import FuserConfig, ablation_cells
-from mimir_ray.model.token_fuser import TokenFuser
+from mimir_ray.model.token_fuser import TokenFuser, room_for_text
 from mimir_ray.model.tokens import TextTokens
 from tests.tiny import LLM_DIM, TEXT_DIM, TEXT_LENGTH
 
@@ -197,3 +198,14 @@ def test_the_direct_sum_reports_the_ratio_of_the_raw_branches(tokens: TextTokens
     assert fuser.telemetry()["rms_beta"] == pytest.approx(
         float((used.square().sum() / used.shape[0] / TEXT_DIM).sqrt()), rel=1e-4
     )
+
+
+def test_positions_that_are_computed_make_room_and_learnt_ones_cannot() -> None:
+    two_b = {"max_text_seq_length": 226, "use_rotary_positional_embeddings": False}
+    five_b = {"max_text_seq_length": 226, "use_rotary_positional_embeddings": True}
+    learnt = five_b | {"use_learned_positional_embeddings": True}
+    assert room_for_text(two_b, 230, "base") == {"max_text_seq_length": 230}
+    assert room_for_text(five_b, 230, "base") == {}
+    assert room_for_text(learnt, 226, "base") == room_for_text(two_b, 226, "base") == {}
+    with pytest.raises(UserError, match="base has learnt positions for 226 text tokens, but the fuser makes 230"):
+        room_for_text(learnt, 230, "base")
