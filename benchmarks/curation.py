@@ -6,8 +6,8 @@
     python benchmarks/curation.py child                                    # decoding in a child over decoding here
 
 `data-juicer` needs a virtual environment of its own with `py-data-juicer av==13.1.0 opencv-python-headless aiohttp`.
-The same measures of resolution, duration, aspect and motion (Farneback at 2 fps, short side 256) run on the same clips; ours
-measures black area, brightness and black frames on top, and decodes in a child that may crash. Each verb writes a
+The same measures of resolution, duration, aspect and motion (Farneback at 2 fps, short side 256) run on the same clips;
+ours measures black area, brightness and black frames on top, and decodes in a child that may crash. Each verb writes a
 JSON file beside this one.
 """
 
