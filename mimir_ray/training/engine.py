@@ -57,6 +57,7 @@ class Engine:
             module.transformer.enable_gradient_checkpointing()
         module.train()
         self.device = device
+        self.schedule_length = len(module.schedule)
         self._config = config
         self._module = module
         groups = module.parameter_groups(config)
@@ -80,6 +81,10 @@ class Engine:
             self._engine.step()
             losses.append(per_sample)
         return StepResult(losses[0] if len(losses) == 1 else torch.cat(losses), bool(self._engine.was_step_applied()))
+
+    def flops(self, batch: Batch) -> int:
+        """FLOPs of a step for one sample like those of ``batch``."""
+        return self._module.flops(batch)
 
     def gradient_norm(self) -> float:
         """Norm of the whole gradient of the last step, before clipping. Waits for the device."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from mimir_ray.training.batches import Batches
+from mimir_ray.training.batches import Batch, Batches
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.engine import Engine, StepResult, learning_rate_at
 from mimir_ray.training.metrics import Row
+from mimir_ray.training.telemetry import loss_by_timestep, peak_memory_gib, peak_tflops
 
 _NAMED = 20
 
@@ -41,11 +43,11 @@ def run_steps(
     asked = time.perf_counter()
     for step, batch in enumerate(batches.ahead(done, config.steps), start=done):
         waited = time.perf_counter() - asked
-        interval.add(step, batch.clip_ids, engine.step(batch.to(engine.device), step), waited)
+        interval.add(step, batch, engine.step(batch.to(engine.device), step), waited)
         count = step + 1
         saves = count % config.checkpoint_every == 0 or count == config.steps
         if saves or count % config.log_every == 0:
-            row = interval.close(engine, config, count)
+            row = interval.close(engine, config, count, engine.flops(batch))
             record(row)
             if saves:
                 checkpoint(row)
@@ -60,12 +62,14 @@ class _Interval:
     began: float = field(default_factory=time.perf_counter)
     waited_s: float = 0.0
     steps: list[tuple[int, tuple[str, ...], StepResult]] = field(default_factory=list)
+    timesteps: list[Tensor] = field(default_factory=list)
 
-    def add(self, step: int, clip_ids: tuple[str, ...], result: StepResult, waited_s: float) -> None:
-        self.steps.append((step, clip_ids, result))
+    def add(self, step: int, batch: Batch, result: StepResult, waited_s: float) -> None:
+        self.steps.append((step, batch.clip_ids, result))
+        self.timesteps.append(batch.timesteps)
         self.waited_s += waited_s
 
-    def close(self, engine: Engine, config: TrainingConfig, count: int) -> Row:
+    def close(self, engine: Engine, config: TrainingConfig, count: int, sample_flops: int) -> Row:
         """The row of this interval: the mean loss over all its samples on all workers."""
         losses = torch.stack([result.per_sample for _, _, result in self.steps]).mean(1)
         dist.all_reduce(losses)
@@ -75,6 +79,9 @@ class _Interval:
             self._refuse()
         seconds = time.perf_counter() - self.began
         per_step = seconds / len(self.steps)
+        tflops = sample_flops * config.batch_size / config.workers / per_step / 1e12
+        peak = peak_tflops(engine.device, config.precision)
+        per_sample = torch.cat([result.per_sample for _, _, result in self.steps])
         return {
             "step": count,
             "loss": mean,
@@ -83,6 +90,10 @@ class _Interval:
             "samples_per_s": config.batch_size / per_step,
             "remaining_s": per_step * (config.steps - count),
             "data_wait": self.waited_s / seconds,
+            "tflops_per_worker": tflops,
+            "mfu": tflops / peak if peak else None,
+            "memory_gib": peak_memory_gib(engine.device),
+            "loss_by_timestep": loss_by_timestep(per_sample, torch.cat(self.timesteps), engine.schedule_length),
             **engine.telemetry(),
         }
 

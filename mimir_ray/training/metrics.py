@@ -9,7 +9,12 @@ import pyarrow.fs as pafs
 from mimir_ray.storage import absolute, exists, filesystem, read_bytes, write_bytes
 
 Row = dict[str, Any]
-"""``step``, ``loss``, ``gradient_norm``, ``learning_rate``, ``samples_per_s``, ``remaining_s`` and telemetry."""
+"""``step``, ``loss``, ``gradient_norm``, ``learning_rate``, ``samples_per_s``, ``remaining_s`` and telemetry:
+
+``data_wait`` is the share of time that a worker waited for a batch, ``tflops_per_worker`` and ``mfu`` count the model's
+own operations (``model.flops``), and ``loss_by_timestep`` has the mean loss of each tenth of the schedule, least noise
+first.
+"""
 
 
 def read_metrics(uri: str) -> list[Row]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mimir_ray.config import UserError, differences
 from mimir_ray.model import diffusion
 from mimir_ray.model.config import FuserConfig, ModelConfig
+from mimir_ray.model.flops import training_flops
 from mimir_ray.training.batches import Batch
 from mimir_ray.training.config import TrainingConfig
 
@@ -30,6 +31,12 @@ class TrainingModule(nn.Module):
         condition = self.token_fuser(batch.tokens, batch.keep)
         loss = diffusion.loss(self.transformer, self.schedule, batch.latents, condition, batch.timesteps, batch.noise)
         return loss.mean, loss.per_sample.detach()
+
+    def flops(self, batch: Batch) -> int:
+        """FLOPs of a training step for one sample like those of ``batch``, the token fuser's few left out."""
+        frames, channels, height, width = batch.latents.shape[1:]
+        shape = (frames, channels, height, width)
+        return training_flops(self.transformer.config, shape, int(self.token_fuser.sequence_length))
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
         """AdamW's groups, each with its ``peak`` learning rate; parts of equal rate share one."""

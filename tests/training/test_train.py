@@ -13,11 +13,12 @@ import torch
 
 from mimir_ray.config import UserError
 from mimir_ray.model.config import FuserConfig, ModelConfig
+from mimir_ray.model.flops import training_flops
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.storage import read_json
 from mimir_ray.training import TrainingSummary, train
 from mimir_ray.training.metrics import read_metrics
-from tests.training.runs import STEPS, World, config
+from tests.training.runs import STEPS, WORLD, World, config
 from tests.training.tables import write_tables
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
@@ -85,6 +86,18 @@ def test_rows_tell_how_the_fuser_does(summary: TrainingSummary, out: str) -> Non
     row = read_metrics(f"{out}/metrics.jsonl")[-1]
     assert row["z_beta_norm"] > 0
     assert {"gradient_norm", "samples_per_s", "remaining_s", "data_wait", "rms_beta_over_theta"} <= set(row)
+
+
+def test_rows_tell_the_pace_and_where_the_loss_is(summary: TrainingSummary, out: str) -> None:
+    transformer = MimirPipeline.from_pretrained(summary.export).transformer
+    for row in read_metrics(f"{out}/metrics.jsonl"):
+        flops = training_flops(transformer.config, (3, 16, 8, 8), transformer.config.max_text_seq_length)
+        assert row["tflops_per_worker"] == pytest.approx(flops * row["samples_per_s"] / WORLD / 1e12)
+        assert row["mfu"] is None, "a CPU's peak is not known"
+        assert row["memory_gib"] > 0
+        seen = [loss for loss in row["loss_by_timestep"] if loss is not None]
+        assert 1 <= len(seen) <= 8, "a step has eight samples"
+        assert min(seen) <= row["loss"] <= max(seen)
 
 
 def test_the_export_holds_the_average_of_the_weights_and_generates(

@@ -1,0 +1,46 @@
+"""How much the video transformer computes, from its configuration alone.
+
+A multiplication and an addition count as two operations. Norms, activations and positions are left out, as torch's own
+counter leaves them out: together they are less than a hundredth.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def forward_flops(config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], text_tokens: int) -> int:
+    """FLOPs of one sample's forward pass through ``CogVideoXTransformer3DModel``.
+
+    With S tokens (text, and latents after patching) of width D, a block computes
+
+        8 S D^2            queries, keys, values and the output
+        4 S^2 D            scores, and the sum that they weight
+        16 S D^2           the feed-forward layers, which are 4 D wide
+        24 E D             shift, scale and gate of its two norms, from the time embedding of width E
+
+    Args:
+        config: the transformer's configuration.
+        latent_shape: T C h w.
+        text_tokens: length of the text condition.
+    """
+    frames, channels, height, width = latent_shape
+    heads, head_dim, layers = (int(config[key]) for key in ("num_attention_heads", "attention_head_dim", "num_layers"))
+    d, time = heads * head_dim, int(config["time_embed_dim"])
+    patch, patch_t = int(config["patch_size"]), int(config.get("patch_size_t") or 1)
+    video_tokens = (frames // patch_t) * (height // patch) * (width // patch)
+    tokens = video_tokens + text_tokens
+    volume = patch * patch * patch_t
+    blocks = layers * (24 * tokens * d**2 + 4 * tokens**2 * d + 24 * time * d)
+    patches = 2 * video_tokens * volume * channels * d
+    text = 2 * text_tokens * int(config["text_embed_dim"]) * d
+    times = 2 * d * time + 2 * time**2
+    out = 4 * time * d + 2 * video_tokens * d * volume * int(config["out_channels"])
+    return blocks + patches + text + times + out
+
+
+def training_flops(config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], text_tokens: int) -> int:
+    """FLOPs of a sample's forward and backward pass, which is twice the forward one.
+
+    Activations that gradient checkpointing computes again do not count: they are a cost, not a result.
+    """
+    return 3 * forward_flops(config, latent_shape, text_tokens)
