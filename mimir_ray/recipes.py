@@ -74,7 +74,7 @@ def shapes() -> Recipe:
             fuser_learning_rate=6e-3,
             warmup_steps=50,
             # Short captions teach the LLM branch; long ones keep what the base can do.
-            caption_weights=CaptionWeights(long=1, short=1),
+            caption_weights=CaptionWeights(long=2, short=3),
             ema_decay=0.99,  # a hundred steps: what batches of 16 shake loose evens out
             checkpoint_every=250,
         ),
