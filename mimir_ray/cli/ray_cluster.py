@@ -28,6 +28,8 @@ def connect(address: str | None = None) -> None:
     local = address is None or address == "local"
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Ray makes its workers so nice (15) that anything else on a busy machine starves them into timeouts.
+        os.environ.setdefault("RAY_worker_niceness", "0")
 
     import ray
 

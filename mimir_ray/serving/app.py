@@ -86,14 +86,21 @@ def start(config: ServingConfig, engine: Engine | None = None) -> str:
     """Serve on ``config.host:port`` of an initialised Ray and return the URL once requests are answered.
 
     Raises:
-        UserError: no checkpoint, or a port that is taken.
+        UserError: no checkpoint, a port that is taken, or a machine on which Ray Serve does not start.
     """
     from ray import serve
+    from ray.exceptions import RayError
 
     began = time.monotonic()
     app = application(config, engine)
     _check_port(config)
-    serve.start(http_options={"host": config.host, "port": config.port}, logging_config={"log_level": "WARNING"})
+    try:
+        serve.start(http_options={"host": config.host, "port": config.port}, logging_config={"log_level": "WARNING"})
+    except RayError as error:
+        raise UserError(
+            f"Ray Serve did not start within {time.monotonic() - began:.0f} s ({type(error).__name__}): stop what else "
+            "keeps this machine busy, see that it has memory left, and try again; Ray's logs say more"
+        ) from error
     serve.run(app, name=APP_NAME, route_prefix="/", blocking=False)
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
     url = f"http://{host}:{config.port}"

@@ -117,6 +117,23 @@ def test_stage_options() -> None:
         StageDeployment(min_replicas=3)
 
 
+def test_a_machine_too_busy_for_serve_is_said_in_a_sentence(
+    config: ServingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import serve
+    from ray.exceptions import ActorUnavailableError
+
+    def starve(**options: object) -> None:
+        raise ActorUnavailableError("The actor is starved", None)
+
+    monkeypatch.setattr(serve, "start", starve)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = config.model_copy(update={"port": probe.getsockname()[1]})
+    with pytest.raises(UserError, match=r"Ray Serve did not start within \d+ s \(ActorUnavailableError\): stop what else"):
+        start(free)
+
+
 def test_a_taken_port_is_said_at_once(config: ServingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray import serve
 
