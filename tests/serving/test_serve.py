@@ -130,7 +130,7 @@ def test_a_machine_too_busy_for_serve_is_said_in_a_sentence(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = config.model_copy(update={"port": probe.getsockname()[1]})
-    with pytest.raises(UserError, match=r"Ray Serve did not start within \d+ s \(ActorUnavailableError\): stop what else"):
+    with pytest.raises(UserError, match=r"did not start within \d+ s \(ActorUnavailableError\): stop what else"):
         start(free)
 
 
