@@ -8,6 +8,7 @@ import typer
 from mimir_ray.cli.console import register, results, status
 from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
+from mimir_ray.recipes import Recipe
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,6 +33,7 @@ def add_to(app: typer.Typer) -> None:
         continues=True,
         examples=[
             "mimir precompute --data runs/mine/data",
+            "mimir precompute --data runs/sample/data --estimate --clips 500000 --recipe mimir_5b",
             "mimir precompute --data s3://bucket/data --recipe mimir_5b",
         ],
     )(precompute)
@@ -89,12 +91,18 @@ def precompute(
     recipe: RecipeName = "shapes",
     assignments: Assignments = None,
     overwrite: Overwrite = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will take, and run nothing.")] = False,
+    clips: Annotated[int | None, typer.Option(min=1, help="Estimate for so many clips like those of --data.")] = None,
+    gpu: Annotated[str, typer.Option(help="GPU that the estimate is for.")] = "H100",
     address: RayAddress = None,
 ) -> None:
     """Encode clips to latents and captions to T5, LLM and instruction tokens, once, before training."""
     configuration = load_recipe(recipe, assignments)
     require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
     require_checkpoint(configuration.model.base)
+    if estimate:
+        _estimate(data, configuration, clips, gpu)
+        return
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.precompute import precompute as run
@@ -105,4 +113,26 @@ def precompute(
     lost = sum(manifest.quarantined for manifest in summary.tables.values())
     results.print(
         f"{data}: {summary.clips} clips, {rows}, {lost} rows quarantined; {summary.seconds:.1f} s", markup=False
+    )
+
+
+def _estimate(data: str, recipe: Recipe, clips: int | None, gpu: str) -> None:
+    from rich.table import Table
+
+    from mimir_ray.precompute import estimate
+
+    made = estimate(data, recipe.model, recipe.precompute, clips=clips, gpu=gpu)
+    table = Table(
+        title=f"{made.clips:,} clips, {made.captions:,} captions, {made.shards:,} shards", title_justify="left"
+    )
+    for column in ("table", "GB", f"{gpu} hours"):
+        table.add_column(column, justify="left" if column == "table" else "right")
+    for name, size in made.bytes_by_table.items():
+        table.add_row(name, f"{size / 1e9:,.2f}", f"{made.gpu_hours_by_table[name]:,.2f}")
+    total = sum(made.bytes_by_table.values()), sum(made.gpu_hours_by_table.values())
+    table.add_row("all", f"{total[0] / 1e9:,.2f}", f"{total[1]:,.2f}")
+    results.print(table)
+    results.print(
+        f"The largest shards have {made.shard_bytes / 2**20:,.1f} MiB. Every answer is taken to be as long as it may "
+        "be, and a GPU to reach two fifths of its peak."
     )

@@ -5,7 +5,29 @@ counter leaves them out: together they are less than a hundredth.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a GPU can do at most, by its maker's data sheet."""
+
+    tflops: float
+    """Dense, in bfloat16 with float32 sums."""
+    memory_tb_per_s: float
+
+
+GPUS = {
+    "B200": Gpu(2250.0, 8.0),
+    "H200": Gpu(989.4, 4.8),
+    "H100 PCIe": Gpu(756.0, 2.0),
+    "H100": Gpu(989.4, 3.35),
+    "A100": Gpu(312.0, 2.04),
+    "L40S": Gpu(362.0, 0.864),
+    "RTX 4090": Gpu(165.2, 1.008),
+}
+"""By a part of the device's name; the first that fits counts."""
 
 
 def forward_flops(config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], text_tokens: int) -> int:

@@ -45,7 +45,7 @@ def latent_shape(
     """T C h w of a video; T is padded to the transformer's temporal patch where it has one (CogVideoX 1.5)."""
     factor = spatial_factor(vae_config)
     frames = (num_frames - 1) // int(vae_config.temporal_compression_ratio) + 1
-    patch = transformer_config.patch_size_t or 1
+    patch = getattr(transformer_config, "patch_size_t", None) or 1  # published before CogVideoX 1.5, they lack it
     frames = -(-frames // patch) * patch
     return frames, int(transformer_config.in_channels), height // factor, width // factor
 

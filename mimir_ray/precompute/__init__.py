@@ -4,6 +4,7 @@ summary = precompute("runs/mine/data", recipe.model, recipe.precompute)
 """
 
 from mimir_ray.precompute.config import PrecomputeConfig
+from mimir_ray.precompute.estimate import Estimate, estimate
 from mimir_ray.precompute.pipeline import PrecomputeSummary, precompute
 
-__all__ = ["PrecomputeConfig", "PrecomputeSummary", "precompute"]
+__all__ = ["Estimate", "PrecomputeConfig", "PrecomputeSummary", "estimate", "precompute"]

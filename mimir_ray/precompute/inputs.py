@@ -6,11 +6,31 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mimir_ray.config import UserError
 from mimir_ray.records import Clip
 from mimir_ray.storage import Table, join
 
 Key = tuple[Any, ...]
 Caption = dict[str, str]
+
+
+def curated_shards(data: str) -> list[str]:
+    """Shards of a finished curation. Raises UserError where there is none."""
+    clips, captions = Table(join(data, "clips")), Table(join(data, "captions"))
+    for table in (clips, captions):
+        if table.manifest() is None:
+            raise UserError(f"{table.uri} is not finished; run `mimir curate SOURCE --out {data}` to its end first")
+    shards = clips.shards()
+    if captions.shards() != shards:
+        raise UserError(f"the shards of clips and captions under {data} differ; run `mimir curate` again")
+    return shards
+
+
+def count_inputs(data: str, shards: list[str]) -> dict[str, int]:
+    """Inputs of each table, counted from what curation wrote, a shard at a time."""
+    clips = sum(len(ok_clips(data, shard)) for shard in shards)
+    captions = sum(len(ok_captions(data, shard)) for shard in shards)
+    return {"latents": clips, "t5_tokens": captions, "llm_tokens": captions}
 
 
 def ok_clips(data: str, shard: str) -> list[Clip]:

@@ -7,12 +7,12 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mimir_ray.config import Config, UserError
+from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.components import located, read_config
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.inputs import has_carried, ok_captions, ok_clips
+from mimir_ray.precompute.inputs import count_inputs, curated_shards, has_carried
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Manifest, Table, absolute, join
 
@@ -64,7 +64,7 @@ def precompute(
     data, model = absolute(data), located(model)
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
     check_size(vae, transformer, config.num_frames, config.height, config.width)
-    shards = _curated_shards(data)
+    shards = curated_shards(data)
     tables = _open_tables(data, table_keys(model, config), set(shards), overwrite)
     pending = find_pending(tables, shards)
     waiting = ", ".join(f"{len(names)} for {name}" for name, names in pending.items())
@@ -84,7 +84,7 @@ def precompute(
     if missing := {name: names for name, table in tables.items() if (names := table.pending(shards))}:
         listed = "; ".join(f"{name}: {', '.join(names[:5])} ({len(names)} in all)" for name, names in missing.items())
         raise RuntimeError(f"shards were given up ({listed}); Ray's log has the reason; run again to try them again")
-    inputs = _count_inputs(data, shards)
+    inputs = count_inputs(data, shards)
     return PrecomputeSummary(
         tables={name: table.finish(inputs[name]) for name, table in tables.items()},
         clips=inputs["latents"],
@@ -118,17 +118,6 @@ def plan(data: str, model: ModelConfig, config: PrecomputeConfig, pending: dict[
     return dataset
 
 
-def _curated_shards(data: str) -> list[str]:
-    clips, captions = Table(join(data, "clips")), Table(join(data, "captions"))
-    for table in (clips, captions):
-        if table.manifest() is None:
-            raise UserError(f"{table.uri} is not finished; run `mimir curate SOURCE --out {data}` to its end first")
-    shards = clips.shards()
-    if captions.shards() != shards:
-        raise UserError(f"the shards of clips and captions under {data} differ; run `mimir curate` again")
-    return shards
-
-
 def _open_tables(data: str, keys: dict[str, Config], expected: set[str], overwrite: bool) -> dict[str, Table]:
     """Begin every table; shards of clips that are no longer there are dropped."""
     tables = {name: Table(join(data, name)) for name in keys}
@@ -147,10 +136,3 @@ def find_pending(tables: dict[str, Table], shards: list[str]) -> dict[str, list[
         table.drop(shard for shard in again if has_carried(table, shard, upstream))
         pending[table.name] = table.pending(shards)
     return pending
-
-
-def _count_inputs(data: str, shards: list[str]) -> dict[str, int]:
-    """Inputs of each table, counted from what curation wrote, a shard at a time."""
-    clips = sum(len(ok_clips(data, shard)) for shard in shards)
-    captions = sum(len(ok_captions(data, shard)) for shard in shards)
-    return {"latents": clips, "t5_tokens": captions, "llm_tokens": captions}

@@ -7,18 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIMESTEP_BINS = 10
+from mimir_ray.model.flops import GPUS
 
-PEAK_TFLOPS = {
-    "B200": 2250.0,
-    "H200": 989.4,
-    "H100 PCIe": 756.0,
-    "H100": 989.4,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "RTX 4090": 165.2,
-}
-"""Dense bfloat16 peaks of the makers' data sheets, by a part of the device's name; the first that fits counts."""
+TIMESTEP_BINS = 10
 
 
 def loss_by_timestep(losses: Tensor, timesteps: Tensor, schedule_length: int) -> list[float | None]:
@@ -39,7 +30,7 @@ def peak_tflops(device: torch.device, precision: str) -> float | None:
     if device.type != "cuda" or precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    return next((gpu.tflops for part, gpu in GPUS.items() if part in name), None)
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mimir_ray.training.telemetry import PEAK_TFLOPS, TIMESTEP_BINS, loss_by_timestep, peak_memory_gib, peak_tflops
+from mimir_ray.model.flops import GPUS
+from mimir_ray.training.telemetry import TIMESTEP_BINS, loss_by_timestep, peak_memory_gib, peak_tflops
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_the_peak_of_a_device_is_known_or_it_is_not(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
         assert peak_tflops(gpu, "bf16") == peak
     assert peak_tflops(gpu, "fp32") is peak_tflops(torch.device("cpu"), "bf16") is None
-    assert list(PEAK_TFLOPS).index("H100 PCIe") < list(PEAK_TFLOPS).index("H100"), "the first that fits counts"
+    assert list(GPUS).index("H100 PCIe") < list(GPUS).index("H100"), "the first that fits counts"
 
 
 def test_memory_is_that_of_this_process() -> None:

@@ -1,0 +1,102 @@
+"""What precompute says it will take, against what it took, and for the published models."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from transformers import Phi3Config
+
+from mimir_ray.config import UserError
+from mimir_ray.precompute import estimate
+from mimir_ray.precompute.components import load_t5, load_vae
+from mimir_ray.precompute.encode import latent_rows, t5_rows
+from mimir_ray.precompute.inputs import ok_captions, ok_clips
+from mimir_ray.recipes import mimir_5b
+from mimir_ray.records import Clip
+from mimir_ray.video import read_frames
+from tests.precompute.world import CONFIG, curated, tiny_model
+
+# What CogVideoX-5B's config.json files say, as far as it matters here.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "vae": {
+        "in_channels": 3,
+        "latent_channels": 16,
+        "block_out_channels": [128, 256, 256, 512],
+        "down_block_types": ["CogVideoXDownBlock3D"] * 4,
+        "up_block_types": ["CogVideoXUpBlock3D"] * 4,
+        "layers_per_block": 3,
+        "temporal_compression_ratio": 4,
+    },
+    "transformer": {"in_channels": 16, "patch_size": 2, "text_embed_dim": 4096, "max_text_seq_length": 226},
+    "text_encoder": {
+        "d_model": 4096,
+        "d_kv": 64,
+        "d_ff": 10240,
+        "num_layers": 24,
+        "num_heads": 64,
+        "vocab_size": 32128,
+        "model_type": "t5",
+        "feed_forward_proj": "gated-gelu",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(curated(tmp_path_factory.mktemp("data"), shards=2, clips_per_shard=3))
+
+
+def read(clip: Clip, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+    return read_frames(clip.path, indices).frames
+
+
+def test_stored_bytes_are_those_of_real_rows(data: str, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path)
+    made = estimate(data, model, CONFIG)
+    assert (made.clips, made.captions, made.shards) == (6, 12, 2)
+    (clip, *_), captions = ok_clips(data, "shard-1"), ok_captions(data, "shard-1")
+    (latents,) = latent_rows([clip], read, load_vae(model, 0), CONFIG)
+    (tokens, *_) = t5_rows(captions, load_t5(model, 0), CONFIG)
+    assert made.bytes_by_table["latents"] == 6 * len(latents["moments"])
+    assert made.bytes_by_table["t5_tokens"] == 12 * len(tokens["states"])
+    assert made.shard_bytes == max(made.bytes_by_table.values()) // 2
+    twice = estimate(data, model, CONFIG, clips=12)
+    for table in ("latents", "t5_tokens", "llm_tokens"):
+        assert twice.bytes_by_table[table] == 2 * made.bytes_by_table[table]
+        assert twice.gpu_hours_by_table[table] == pytest.approx(2 * made.gpu_hours_by_table[table])
+    assert "llm_tokens" not in estimate(data, model.model_copy(update={"llm": None}), CONFIG).bytes_by_table
+
+
+def test_the_papers_half_million_clips(data: str, tmp_path: Path) -> None:
+    """From configurations alone: nothing of that size is ever allocated."""
+    for part, config in PUBLISHED.items():
+        (tmp_path / "base" / part).mkdir(parents=True)
+        (tmp_path / "base" / part / "config.json").write_text(json.dumps(config))
+    Phi3Config().save_pretrained(tmp_path / "llm")
+    recipe = mimir_5b()
+    model = recipe.model.model_copy(update={"base": str(tmp_path / "base"), "llm": str(tmp_path / "llm")})
+    made = estimate(data, model, recipe.precompute, clips=500_000)
+    assert (made.captions, made.shards) == (1_000_000, 166_667)
+    assert made.bytes_by_table == {
+        "latents": 500_000 * 13 * 32 * 60 * 90 * 2,
+        "t5_tokens": 1_000_000 * 226 * 4096 * 2,
+        "llm_tokens": 1_000_000 * (160 + 2 * 160 + 4) * 3072 * 2,
+    }
+    t5_xxl = 4.76e9  # parameters of the encoder, each of which a token passes once
+    assert made.gpu_hours_by_table["t5_tokens"] == pytest.approx(
+        1e6 * 226 * 2 * t5_xxl / 0.4 / 989.4e12 / 3600, rel=0.05
+    )
+    phi = 3.72e9  # parameters of Phi-3.5-mini but for its table of embeddings
+    written_s = 160 * 3 * phi * 2 / (0.6 * 3.35e12) / 32
+    read_back_s = 2 * 2 * phi * 6 * (160 + 160) / (0.4 * 989.4e12)
+    assert made.gpu_hours_by_table["llm_tokens"] == pytest.approx(1e6 * (written_s + read_back_s) / 3600, rel=0.02)
+    assert 10 < made.gpu_hours_by_table["latents"] < 500
+
+
+def test_a_gpu_that_nobody_knows_is_refused(data: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the figures of 'Voodoo 2' are not known; name one of B200"):
+        estimate(data, tiny_model(tmp_path), CONFIG, gpu="Voodoo 2")
