@@ -109,6 +109,7 @@ def test_a_stopped_verb_says_how_to_continue(signum: signal.Signals, handler: st
     rays = "signal.signal(signal.SIGINT, leave); signal.signal(signal.SIGTERM, leave)" if handler == "Ray's" else ""
     script = f"""
 import signal, sys, time, typer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
 from mimir_ray.cli.console import register
 
 def leave(signum, frame):
