@@ -34,6 +34,11 @@ class ActorPool(Config):
     batch: int = Field(ge=1)
     """Clips or texts in one forward pass."""
 
+    @property
+    def reserved(self) -> dict[str, Any]:
+        """What `map_actors` is to reserve."""
+        return {"actors": (self.actors, self.actors), "num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+
 
 def map_tasks(dataset: "Dataset", name: str, work: Work, *, num_cpus: float, max_retries: int) -> "Dataset":
     """Each row through `work` in a task, which is tried `max_retries` times more where its worker dies."""
@@ -48,19 +53,37 @@ def map_tasks(dataset: "Dataset", name: str, work: Work, *, num_cpus: float, max
         return dataset.map(step, **options)
 
 
-def map_actors(dataset: "Dataset", name: str, load: Callable[[], Work], pool: ActorPool) -> "Dataset":
-    """Each row through what `load` makes, which it does once in each actor of the pool."""
+def map_actors(
+    dataset: "Dataset",
+    name: str,
+    load: Callable[[], Work],
+    *,
+    actors: tuple[int, int],
+    num_cpus: float,
+    num_gpus: float,
+    max_restarts: int = 3,
+    waiting: int | None = None,
+) -> "Dataset":
+    """Each row through what `load` makes, which it does once in each actor.
+
+    Args:
+        actors: fewest and most of them.
+        max_restarts: of an actor. Ray's default is for ever: a row that kills its actor would be tried without end.
+        waiting: rows in an actor at a time, which are lost with it; Ray's own number where None.
+    """
     import ray.data
 
+    low, high = actors
+    pool = ray.data.ActorPoolStrategy(min_size=low, max_size=high, max_tasks_in_flight_per_actor=waiting)
     with warnings.catch_warnings():  # 2.60 deprecates the last two and has nothing else in their place
         warnings.simplefilter("ignore", DeprecationWarning)
         return dataset.map(
-            actor(name),
+            type(name, (_Loaded,), {}),  # Ray shows the class's name
             fn_constructor_args=(load,),
-            compute=ray.data.ActorPoolStrategy(size=pool.actors),
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus,
-            max_restarts=3,  # the default is for ever: a row that kills its actor would be tried without end
+            compute=pool,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            max_restarts=max_restarts,
             max_task_retries=1,
         )
 
@@ -77,11 +100,6 @@ class _Loaded:
 
     def __call__(self, row: Row) -> Row:
         return _attempt(self._work, row) if self._work else row | {_REFUSAL: self._refusal}
-
-
-def actor(name: str) -> Any:
-    """The class of an actor that Ray shows under `name`; its constructor takes a `load`."""
-    return type(name, (_Loaded,), {})
 
 
 def _attempt(work: Work, row: Row) -> Row:

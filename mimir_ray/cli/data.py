@@ -1,14 +1,17 @@
 """`mimir curate`, `mimir curate report` and `mimir precompute`: from raw videos to what training reads."""
 
 import glob
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mimir_ray.cli.console import register, results, status
 from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
-from mimir_ray.recipes import Recipe
+from mimir_ray.config import UserError
+
+if TYPE_CHECKING:
+    from mimir_ray.recipes import Recipe
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
         continues=True,
         examples=[
             "mimir precompute --data runs/mine/data",
-            "mimir precompute --data runs/sample/data --estimate --clips 500000 --recipe mimir_5b",
+            "mimir precompute --data runs/sample/data --estimate --clips 500000",
             "mimir precompute --data s3://bucket/data --recipe mimir_5b",
         ],
     )(precompute)
@@ -93,7 +96,7 @@ def precompute(
     overwrite: Overwrite = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will take, and run nothing.")] = False,
     clips: Annotated[int | None, typer.Option(min=1, help="Estimate for so many clips like those of --data.")] = None,
-    gpu: Annotated[str, typer.Option(help="GPU that the estimate is for.")] = "H100",
+    gpu: Annotated[str | None, typer.Option(help="GPU that the estimate is for; H100 unless given.")] = None,
     address: RayAddress = None,
 ) -> None:
     """Encode clips to latents and captions to T5, LLM and instruction tokens, once, before training."""
@@ -101,8 +104,10 @@ def precompute(
     require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
     require_checkpoint(configuration.model.base)
     if estimate:
-        _estimate(data, configuration, clips, gpu)
+        _estimate(data, configuration, clips, gpu or "H100")
         return
+    if clips or gpu:
+        raise UserError("--clips and --gpu are for --estimate; without it everything is encoded: add it or drop them")
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.precompute import precompute as run
@@ -116,7 +121,7 @@ def precompute(
     )
 
 
-def _estimate(data: str, recipe: Recipe, clips: int | None, gpu: str) -> None:
+def _estimate(data: str, recipe: "Recipe", clips: int | None, gpu: str) -> None:
     from rich.table import Table
 
     from mimir_ray.precompute import estimate
@@ -133,6 +138,6 @@ def _estimate(data: str, recipe: Recipe, clips: int | None, gpu: str) -> None:
     table.add_row("all", f"{total[0] / 1e9:,.2f}", f"{total[1]:,.2f}")
     results.print(table)
     results.print(
-        f"The largest shards have {made.shard_bytes / 2**20:,.1f} MiB. Every answer is taken to be as long as it may "
-        "be, and a GPU to reach two fifths of its peak."
+        f"A shard of the largest table has {made.shard_bytes / 2**20:,.1f} MiB. Every answer is taken to be as long as "
+        "it may be, every batch to be full, and a GPU to reach two fifths of its peak."
     )

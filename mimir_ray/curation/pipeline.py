@@ -105,7 +105,7 @@ def pipeline(shards: dict[str, list[SourceFile]], out: str, config: CurationConf
         if not stage.pool:
             dataset = map_tasks(dataset, stage.name, load_score(**common), **cpu)
         elif not _scored(shards, common):
-            dataset = map_actors(dataset, stage.name, partial(load_score, **common), stage.pool)
+            dataset = map_actors(dataset, stage.name, partial(load_score, **common), **stage.pool.reserved)
     verdicts = partial(judge, out=out, stages=names, rules=rules)
     dataset = map_tasks(dataset, "judge", verdicts, **cpu)  # scores -> verdicts
     dataset.context.max_errored_blocks = -1  # a lost shard stays pending and is reported when all others are committed

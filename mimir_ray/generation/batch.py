@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mimir_ray.config import Config
-from mimir_ray.dataflow import actor, run
+from mimir_ray.dataflow import map_actors, run
 from mimir_ray.generation.actors import DecodeActor, DenoiseActor, EncodeActor, generation_row
 from mimir_ray.generation.config import GenerationConfig, StageActors
 from mimir_ray.generation.naming import model_name
@@ -106,27 +106,23 @@ def _pipeline(
     written = {**loaded, "table": table, "videos": videos}
     # 1 row -> 1 row throughout. T5 and the LLM; then the transformer, where nearly all time goes; then the VAE and the
     # video encoder, which commit the video and its row.
-    dataset = dataset.map(**_stage(EncodeActor, loaded, config.encode, config))
-    dataset = dataset.map(**_stage(DenoiseActor, loaded, config.denoise, config))
-    return dataset.map(**_stage(DecodeActor, written, config.decode, config))
-
-
-def _stage(stage: type, arguments: dict[str, Any], actors: StageActors, config: GenerationConfig) -> dict[str, Any]:
-    import ray
-
-    return {
-        "fn": actor(stage.__name__),
-        "fn_constructor_args": (partial(stage, **arguments),),
-        # One request in an actor at a time: what waits inside an actor that dies would be lost with the one at fault.
-        "compute": ray.data.ActorPoolStrategy(
-            min_size=actors.min_actors, max_size=actors.max_actors, max_tasks_in_flight_per_actor=1
-        ),
-        "num_cpus": actors.num_cpus,
-        "num_gpus": actors.num_gpus,
-        # Without these limits a request that kills its process would be tried for ever.
-        "max_restarts": config.worker_restarts,
-        "max_task_retries": 1,
-    }
+    stages: list[tuple[type, dict[str, Any], StageActors]] = [
+        (EncodeActor, loaded, config.encode),
+        (DenoiseActor, loaded, config.denoise),
+        (DecodeActor, written, config.decode),
+    ]
+    for stage, arguments, actors in stages:
+        dataset = map_actors(
+            dataset,
+            stage.__name__,
+            partial(stage, **arguments),
+            actors=(actors.min_actors, actors.max_actors),
+            num_cpus=actors.num_cpus,
+            num_gpus=actors.num_gpus,
+            max_restarts=config.worker_restarts,
+            waiting=1,  # what waits inside an actor that dies would be lost with the request at fault
+        )
+    return dataset
 
 
 def _watch(dataset: "Dataset", total: int, on_progress: Callable[[Progress], None] | None) -> None:

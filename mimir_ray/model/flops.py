@@ -4,6 +4,7 @@ A multiplication and an addition count as two operations. Norms, activations and
 counter leaves them out: together they are less than a hundredth.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,19 +16,32 @@ class Gpu:
 
     tflops: float
     """Dense, in bfloat16 with float32 sums."""
+    tflops_fp32: float
     memory_tb_per_s: float
+
+    def peak(self, dtype: str) -> float:
+        """TFLOPS in a number format."""
+        return self.tflops_fp32 if dtype in ("float32", "fp32") else self.tflops
 
 
 GPUS = {
-    "B200": Gpu(2250.0, 8.0),
-    "H200": Gpu(989.4, 4.8),
-    "H100 PCIe": Gpu(756.0, 2.0),
-    "H100": Gpu(989.4, 3.35),
-    "A100": Gpu(312.0, 2.04),
-    "L40S": Gpu(362.0, 0.864),
-    "RTX 4090": Gpu(165.2, 1.008),
+    "B200": Gpu(2250.0, 75.0, 8.0),
+    "H200": Gpu(989.4, 67.0, 4.8),
+    "H100": Gpu(989.4, 67.0, 3.35),
+    "A100": Gpu(312.0, 19.5, 2.04),
+    "L40S": Gpu(362.0, 91.6, 0.864),
+    "RTX 4090": Gpu(165.2, 82.6, 1.008),
 }
-"""By a part of the device's name; the first that fits counts."""
+"""By a part of the device's name. The H100 and the A100 are those of 80 GB on SXM boards."""
+
+_SMALLER = re.compile(r"\b(MIG|PCIe|NVL|Laptop|40GB)\b")
+
+
+def known_gpu(name: str) -> Gpu | None:
+    """The GPU that a driver calls ``name``; None for one that is not known, and for smaller ones of a known name."""
+    if _SMALLER.search(name):
+        return None
+    return next((gpu for part, gpu in GPUS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 def forward_flops(config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], text_tokens: int) -> int:

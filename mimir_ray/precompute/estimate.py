@@ -1,10 +1,11 @@
 """What a precompute will take, before anything runs: bytes by table, GPU-hours by encoder, shards.
 
 The models are built without weights, from their configurations, and torch counts what they compute. Answers are taken
-to be as long as they may be, so the figures are upper bounds but for the assumptions below.
+to be as long as they may be and batches to be full; the constants below are the other assumptions.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from mimir_ray.config import Config, UserError
@@ -36,7 +37,7 @@ class Estimate(Config):
 
     @property
     def shard_bytes(self) -> int:
-        """Of the largest table's shards, on average."""
+        """Of the largest table, on average."""
         return max(self.bytes_by_table.values()) // self.shards if self.shards else 0
 
 
@@ -48,7 +49,7 @@ def estimate(
     Raises:
         UserError: curation is not finished or kept nothing, the GPU is not known, or the model cannot take the size.
     """
-    from mimir_ray.model.latents import check_size, latent_shape
+    from mimir_ray.model.latents import check_size, spatial_factor
 
     shards = curated_shards(data := absolute(data))
     inputs = count_inputs(data, shards)
@@ -63,21 +64,22 @@ def estimate(
     device, item = GPUS[gpu], BYTES[config.dtype]
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
     check_size(vae, transformer, config.num_frames, config.height, config.width)
-    frames, channels, height, width = latent_shape(vae, transformer, config.num_frames, config.height, config.width)
+    frames = (config.num_frames - 1) // int(vae.temporal_compression_ratio) + 1
+    pixels = config.height * config.width // spatial_factor(vae) ** 2
     tokens = text_length(model)
     sizes = {
-        "latents": clips * frames * 2 * channels * height * width * item,
+        "latents": clips * frames * 2 * int(vae.latent_channels) * pixels * item,
         "t5_tokens": captions * tokens * int(transformer.text_embed_dim) * item,
     }
     seconds = {
-        "latents": clips * _compute_s(_vae_flops(vae, config), device),
-        "t5_tokens": captions * _compute_s(_t5_flops(model, tokens), device),
+        "latents": clips * _compute_s(_vae_flops(vae, config), model, device),
+        "t5_tokens": captions * _compute_s(_t5_flops(model, tokens), model, device),
     }
     if model.llm is not None and model.fuser.decoder:
-        language_width, weights = _language_model(model)
+        llm = _language_model(model)
         states = QUERY_TOKENS + config.answers * model.language.max_new_tokens + SEMANTIC_TOKENS
-        sizes["llm_tokens"] = captions * states * language_width * item
-        seconds["llm_tokens"] = captions * _answering_s(model, config, weights, device)
+        sizes["llm_tokens"] = captions * states * llm.width * item
+        seconds["llm_tokens"] = captions * _answering_s(model, config, llm, device)
     hours = {table: second / 3600 for table, second in seconds.items()}
     return Estimate(
         clips=clips,
@@ -89,17 +91,30 @@ def estimate(
     )
 
 
-def _compute_s(flops: int, gpu: Gpu) -> float:
-    return flops / (gpu.tflops * 1e12 * UTILISATION)
+def _compute_s(flops: int, model: ModelConfig, gpu: Gpu) -> float:
+    return flops / (gpu.peak(model.dtype) * 1e12 * UTILISATION)
 
 
-def _answering_s(model: ModelConfig, config: PrecomputeConfig, weights: int, gpu: Gpu) -> float:
-    """Seconds for one caption: K answers and four instruction answers are written, then read back for their states."""
+@dataclass(frozen=True)
+class _LanguageModel:
+    width: int
+    weights: int
+    """That a token passes through: all but the table of embeddings."""
+    cached: int
+    """Keys and values of a token, over all layers."""
+
+
+def _answering_s(model: ModelConfig, config: PrecomputeConfig, llm: _LanguageModel, gpu: Gpu) -> float:
+    """Seconds for one caption: K answers and four instruction answers are written, then read back for their states.
+
+    A step of writing reads every weight once, and the keys and values of every row so far.
+    """
     answer, batch = model.language.max_new_tokens, config.llm_tokens.batch
+    rows = config.answers * batch + SEMANTIC_TOKENS * batch
+    numbers = (config.answers + 1) * llm.weights + rows * (QUERY_TOKENS + answer / 2) * llm.cached
+    written_s = answer * numbers * BYTES[model.dtype] / (gpu.memory_tb_per_s * 1e12 * BANDWIDTH) / batch
     texts = config.answers + SEMANTIC_TOKENS
-    read_s = weights * BYTES[model.dtype] / (gpu.memory_tb_per_s * 1e12 * BANDWIDTH)
-    written_s = answer * (config.answers + 1) * read_s / batch  # the four of an instruction are written side by side
-    return written_s + _compute_s(2 * weights * texts * 2 * (QUERY_TOKENS + answer), gpu)
+    return written_s + _compute_s(2 * llm.weights * texts * 2 * (QUERY_TOKENS + answer), model, gpu)
 
 
 def _vae_flops(vae: Any, config: PrecomputeConfig) -> int:
@@ -124,14 +139,23 @@ def _t5_flops(model: ModelConfig, tokens: int) -> int:
     return int(counter.get_total_flops())
 
 
-def _language_model(model: ModelConfig) -> tuple[int, int]:
-    """Width of the LLM's states, and how many weights a token passes through: all but the table of embeddings."""
+def _language_model(model: ModelConfig) -> _LanguageModel:
+    """Raises UserError for one that cannot be read."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(model.llm, revision=model.llm_revision)
+    try:
+        config = AutoConfig.from_pretrained(model.llm, revision=model.llm_revision)
+    except (OSError, ValueError) as error:
+        cause = str(error).splitlines()[0]
+        raise UserError(f"cannot read model.llm={model.llm}: {cause}; name a model's directory or hub id") from error
     with torch.device("meta"):
         made: Any = AutoModelForCausalLM.from_config(config)
+    text = config.get_text_config()
     weights = sum(math.prod(parameter.shape) for parameter in made.parameters())
-    embeddings = made.get_input_embeddings().weight.numel() if not config.tie_word_embeddings else 0
-    return int(config.get_text_config().hidden_size), weights - embeddings
+    embeddings = 0 if text.tie_word_embeddings else made.get_input_embeddings().weight.numel()
+    heads = int(text.num_attention_heads)
+    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+    cached = 2 * int(text.num_hidden_layers) * kv_heads * head_dim
+    return _LanguageModel(width=int(text.hidden_size), weights=weights - embeddings, cached=cached)

@@ -7,12 +7,14 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.components import located, read_config
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.inputs import count_inputs, curated_shards, has_carried
+from mimir_ray.precompute.inputs import count_inputs, curated_shards, has_carried, ok_captions, ok_clips
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Manifest, Table, absolute, join
 
@@ -66,6 +68,7 @@ def precompute(
     check_size(vae, transformer, config.num_frames, config.height, config.width)
     shards = curated_shards(data)
     tables = _open_tables(data, table_keys(model, config), set(shards), overwrite)
+    drop_stale(data, tables, shards)
     pending = find_pending(tables, shards)
     waiting = ", ".join(f"{len(names)} for {name}" for name, names in pending.items())
     logger.info("precompute: %d shards, pending %s", len(shards), waiting)
@@ -113,7 +116,7 @@ def plan(data: str, model: ModelConfig, config: PrecomputeConfig, pending: dict[
     for table in pending:  # 1 shard name in, 1 shard name with counts out; the rows go to files
         if todo[table]:
             load = partial(encoders[table], data, model, config)
-            dataset = map_actors(dataset, encoders[table].__name__, load, getattr(config, table))
+            dataset = map_actors(dataset, encoders[table].__name__, load, **getattr(config, table).reserved)
     dataset.context.max_errored_blocks = config.failed_shards
     return dataset
 
@@ -125,6 +128,30 @@ def _open_tables(data: str, keys: dict[str, Config], expected: set[str], overwri
         table.begin(keys[name], overwrite)
         table.drop([shard for shard in table.shards() if shard not in expected])
     return tables
+
+
+def drop_stale(data: str, tables: dict[str, Table], shards: list[str]) -> None:
+    """Drop the shards whose clips or captions are not those that were encoded: curation has judged anew since."""
+    for name, table in tables.items():
+        for shard in set(shards) & set(table.shards()):
+            try:
+                stale = _inputs_of(table, shard) != _inputs(data, name, shard)
+            except (OSError, pa.ArrowException):  # whoever reads its rows says what is wrong with it
+                continue
+            if stale:
+                table.drop([shard])
+
+
+def _inputs(data: str, name: str, shard: str) -> list[tuple[str, ...]]:
+    """What a table has rows for, in order."""
+    if name == "latents":
+        return sorted((clip.clip_id,) for clip in ok_clips(data, shard))
+    return sorted((caption["clip_id"], caption["kind"], caption["text"]) for caption in ok_captions(data, shard))
+
+
+def _inputs_of(table: Table, shard: str) -> list[tuple[str, ...]]:
+    key = ["clip_id"] if table.name == "latents" else ["clip_id", "kind", "text"]
+    return sorted(tuple(row[name] for name in key) for row in table.read(shard, key).to_pylist())
 
 
 def find_pending(tables: dict[str, Table], shards: list[str]) -> dict[str, list[str]]:

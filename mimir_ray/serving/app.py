@@ -96,7 +96,7 @@ def start(config: ServingConfig, engine: Engine | None = None) -> str:
     _check_port(config)
     try:
         serve.start(http_options={"host": config.host, "port": config.port}, logging_config={"log_level": "WARNING"})
-    except RayError as error:
+    except (RayError, TimeoutError) as error:
         raise UserError(
             f"Ray Serve did not start within {time.monotonic() - began:.0f} s ({type(error).__name__}): stop what else "
             "keeps this machine busy, see that it has memory left, and try again; Ray's logs say more"

@@ -46,14 +46,20 @@ def join(uri: str | os.PathLike[str], *parts: str) -> str:
 
 
 def parent(uri: str | os.PathLike[str]) -> tuple[str, str]:
-    """The folder that a location lies in, and its name there; options stay with the folder. The top has no name."""
+    """The folder that a location lies in, and its name there; options stay with the folder. The top has no name.
+
+    A relative path is taken from the working directory.
+    """
     text = os.fspath(uri)
     match = _split(text)
     if match is None:
-        folder, _, name = text.rstrip("/").rpartition("/")
-        return folder or ("/" if text.startswith("/") else "."), name
-    folder, _, name = match["path"].rstrip("/").rpartition("/")
-    return f"{match['scheme']}://{match['host']}{folder}{match['query'] or ''}", name
+        text = os.path.abspath(text)
+        return os.path.split(text)
+    scheme, host, path, query = match["scheme"], match["host"], match["path"], match["query"] or ""
+    if scheme.lower() not in _NATIVE:  # fsspec's memory and its like have no bucket: the host is a folder
+        host, path = "", host + path
+    folder, _, name = path.rstrip("/").rpartition("/")
+    return f"{scheme}://{host}{folder}{query}", name
 
 
 def filesystem(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:

@@ -11,9 +11,9 @@ from mimir_ray.storage import absolute, exists, filesystem, read_bytes, write_by
 Row = dict[str, Any]
 """``step``, ``loss``, ``gradient_norm``, ``learning_rate``, ``samples_per_s``, ``remaining_s`` and telemetry:
 
-``data_wait`` is the share of time that a worker waited for a batch, ``tflops_per_worker`` and ``mfu`` count the model's
-own operations (``model.flops``), and ``loss_by_timestep`` has the mean loss of each tenth of the schedule, least noise
-first.
+``data_wait`` is the share of time that a worker waited for a batch, ``memory_gib`` the most that rank 0 has held so
+far, ``tflops_per_worker`` and ``mfu`` count the model's own operations (``model.flops``), and ``loss_by_timestep`` has
+the mean loss of each tenth of the schedule, least noise first.
 """
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mimir_ray.model.flops import GPUS
+from mimir_ray.model.flops import known_gpu
 
 TIMESTEP_BINS = 10
 
@@ -27,10 +27,10 @@ def loss_by_timestep(losses: Tensor, timesteps: Tensor, schedule_length: int) ->
 
 def peak_tflops(device: torch.device, precision: str) -> float | None:
     """What one device can do at most; None where that is not known."""
-    if device.type != "cuda" or precision != "bf16":
+    if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((gpu.tflops for part, gpu in GPUS.items() if part in name), None)
+    gpu = known_gpu(torch.cuda.get_device_name(device))
+    return gpu.peak(precision) if gpu else None
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -177,9 +177,12 @@ def test_a_model_that_fits_no_clip_is_one_message_and_no_lost_shards(corpus: Pat
     weights = load_file(clip / "model.safetensors")
     weights["visual_projection.weight"] += torch.nan
     save_file(weights, clip / "model.safetensors", metadata={"format": "pt"})
-    settings = [f"aesthetic={{clip: {{name: {clip}}}, head: {head}}}", f"agreement={{clip: {{name: {clip}}}}}"]
-    with pytest.raises(UserError, match="computes numbers that do not fit float32"):
-        curate([str(corpus)], str(tmp_path / "out"), override(CurationConfig(), ["split=off", *settings]))
+    settings = [f"aesthetic={{clip: {{name: {clip}, dtype: float16}}, head: {head}}}", "split=off"]
+    with pytest.raises(UserError, match="computes numbers that do not fit float16; set dtype to bfloat16"):
+        curate([str(corpus)], str(tmp_path / "narrow"), override(CurationConfig(), settings))
+    settings[0] = settings[0].replace("float16", "float32")
+    summary = curate([str(corpus)], str(tmp_path / "wide"), override(CurationConfig(), settings))
+    assert (summary.clips.ok, sum(summary.clips.quarantined.values())) == (0, 5), "and a clip's own NaN is its own"
 
 
 def _stage(out: Path, name: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What could not be processed is tried again when that is asked for, and nothing else is."""
+"""What could not be processed is tried again when that is asked for, and no score is computed twice."""
 
 from pathlib import Path
 

@@ -91,10 +91,26 @@ def test_the_papers_half_million_clips(data: str, tmp_path: Path) -> None:
         1e6 * 226 * 2 * t5_xxl / 0.4 / 989.4e12 / 3600, rel=0.05
     )
     phi = 3.72e9  # parameters of Phi-3.5-mini but for its table of embeddings
-    written_s = 160 * 3 * phi * 2 / (0.6 * 3.35e12) / 32
+    cached = 32 * 6 * (160 + 80) * 2 * 32 * 3072  # keys and values of a batch's six texts, in 32 layers
+    written_s = 160 * (3 * phi + cached) * 2 / (0.6 * 3.35e12) / 32
     read_back_s = 2 * 2 * phi * 6 * (160 + 160) / (0.4 * 989.4e12)
     assert made.gpu_hours_by_table["llm_tokens"] == pytest.approx(1e6 * (written_s + read_back_s) / 3600, rel=0.02)
     assert 10 < made.gpu_hours_by_table["latents"] < 500
+
+
+def test_the_number_format_decides_the_hours(data: str, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path)
+    hours = [
+        estimate(data, model.model_copy(update={"dtype": dtype}), CONFIG).gpu_hours_by_table["t5_tokens"]
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert hours[0] / hours[1] == pytest.approx(989.4 / 67.0)
+
+
+def test_a_language_model_that_is_not_there_is_said(data: str, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path).model_copy(update={"llm": str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match=r"cannot read model\.llm=.*nowhere"):
+        estimate(data, model, CONFIG)
 
 
 def test_a_gpu_that_nobody_knows_is_refused(data: str, tmp_path: Path) -> None:

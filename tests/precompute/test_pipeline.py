@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mimir_ray.config import UserError
@@ -10,7 +11,8 @@ from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.precompute import precompute
 from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
 from mimir_ray.precompute.keys import table_keys
-from mimir_ray.precompute.pipeline import find_pending
+from mimir_ray.precompute.pipeline import drop_stale, find_pending
+from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
 from tests.precompute.world import CONFIG, curated, rows_of, tiny_model
 
@@ -113,6 +115,28 @@ def test_rows_that_were_carried_over_are_encoded_when_their_clip_is_mended(finis
         "t5_tokens": ["shard-0"],
         "llm_tokens": ["shard-0"],
     }
+
+
+def test_shards_that_curation_judged_anew_are_encoded_anew(finished: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos"))
+    tables = {name: Table(str(data / name)) for name in TABLES}
+    shards = ["shard-0", "shard-1", "shard-2"]
+    drop_stale(str(data), tables, shards)
+    assert find_pending(tables, shards) == {name: [] for name in TABLES}
+    clips, captions = Table(str(data / "clips")), Table(str(data / "captions"))
+    rows = clips.read("shard-1").to_pylist()
+    rows[-1] |= {"status": "ok", "reason": "", "rule": ""}  # what was rejected is kept now
+    clips.commit("shard-1", pa.Table.from_pylist(rows, schema=SCHEMAS["clips"]))
+    texts = captions.read("shard-2").to_pylist()
+    texts[0]["text"] = "another text"
+    captions.commit("shard-2", pa.Table.from_pylist(texts, schema=SCHEMAS["captions"]))
+    drop_stale(str(data), tables, shards)
+    pending = find_pending(tables, shards)
+    assert pending["latents"] == ["shard-1"]
+    assert "shard-2" in pending["t5_tokens"]
+    assert "shard-2" in pending["llm_tokens"]
+    assert "shard-0" not in set().union(*pending.values())
 
 
 def test_a_base_without_llm_has_no_llm_tokens(model: ModelConfig) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from ray.exceptions import ActorUnavailableError
 
 from mimir_ray.config import UserError
 from mimir_ray.generation.checkpoint import load_generator
@@ -117,20 +118,20 @@ def test_stage_options() -> None:
         StageDeployment(min_replicas=3)
 
 
+@pytest.mark.parametrize("error", [ActorUnavailableError("The actor is starved", None), TimeoutError("60 s")])
 def test_a_machine_too_busy_for_serve_is_said_in_a_sentence(
-    config: ServingConfig, monkeypatch: pytest.MonkeyPatch
+    error: Exception, config: ServingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray import serve
-    from ray.exceptions import ActorUnavailableError
 
     def starve(**options: object) -> None:
-        raise ActorUnavailableError("The actor is starved", None)
+        raise error
 
     monkeypatch.setattr(serve, "start", starve)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = config.model_copy(update={"port": probe.getsockname()[1]})
-    with pytest.raises(UserError, match=r"did not start within \d+ s \(ActorUnavailableError\): stop what else"):
+    with pytest.raises(UserError, match=rf"did not start within \d+ s \({type(error).__name__}\): stop what else"):
         start(free)
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mimir_ray.model.flops import GPUS
 from mimir_ray.training.telemetry import TIMESTEP_BINS, loss_by_timestep, peak_memory_gib, peak_tflops
 
 
@@ -30,12 +29,18 @@ def test_each_tenth_of_the_schedule_has_its_own_mean() -> None:
 
 def test_the_peak_of_a_device_is_known_or_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda:0")
-    names = {"NVIDIA H100 80GB HBM3": 989.4, "NVIDIA H100 PCIe": 756.0, "NVIDIA A100-SXM4-80GB": 312.0, "Other": None}
-    for name, peak in names.items():
+    names = {
+        "NVIDIA H100 80GB HBM3": (989.4, 67.0),
+        "NVIDIA A100-SXM4-80GB": (312.0, 19.5),
+        "NVIDIA GeForce RTX 4090": (165.2, 82.6),
+        **dict.fromkeys(["NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA A100-SXM4-40GB"], (None, None)),
+        **dict.fromkeys(["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"], (None, None)),
+        "NVIDIA RTX A1000": (None, None),
+    }
+    for name, peaks in names.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
-        assert peak_tflops(gpu, "bf16") == peak
-    assert peak_tflops(gpu, "fp32") is peak_tflops(torch.device("cpu"), "bf16") is None
-    assert list(GPUS).index("H100 PCIe") < list(GPUS).index("H100"), "the first that fits counts"
+        assert (peak_tflops(gpu, "bf16"), peak_tflops(gpu, "fp32")) == peaks, name
+    assert peak_tflops(torch.device("cpu"), "bf16") is None
 
 
 def test_memory_is_that_of_this_process() -> None:

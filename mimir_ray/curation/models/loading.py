@@ -42,8 +42,13 @@ def load(cls: Any, checkpoint: Checkpoint) -> Any:
 
 
 def numbers(values: Tensor, checkpoint: Checkpoint) -> Tensor:
-    """``values``, which must hold no NaN: a limit would let it pass. Raises UserError: a dtype was too narrow."""
+    """``values``, which must hold no NaN: a limit would let it pass.
+
+    Raises UserError where the number format was too narrow, which fits no clip, ValueError where it was not.
+    """
     if values.isnan().any():
+        if checkpoint.dtype != "float16":
+            raise ValueError(f"{checkpoint.name} computes NaN of this clip")
         raise UserError(
             f"{checkpoint.name} computes numbers that do not fit {checkpoint.dtype}; set dtype to bfloat16 or float32"
         )
