@@ -2,6 +2,10 @@
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mimir_ray.config import UserError
 
@@ -35,9 +39,27 @@ def connect(address: str | None = None) -> None:
 
     if ray.is_initialized():
         return
+    with _our_signal_handlers():
+        _connect(None if local else address)
+
+
+@contextmanager
+def _our_signal_handlers() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of SIGTERM's, which prints a stack trace and aborts."""
+    ours = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for signum, handler in ours.items():
+            signal.signal(signum, handler)
+
+
+def _connect(address: str | None) -> None:
+    """Join the cluster at `address`, or start a local one."""
+    import ray
+
     verbose = logging.getLogger("mimir_ray").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
-    if local:
+    if address is None:
         logger.info("starting a local Ray")
         ray.init(
             address="local",

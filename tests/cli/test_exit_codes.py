@@ -104,9 +104,13 @@ def test_unknown_options_are_mistakes() -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("handler", ["ours", "Ray's"])
+@pytest.mark.parametrize("handler", ["ours", "one that leaves", "a local Ray's"])
 def test_a_stopped_verb_says_how_to_continue(signum: signal.Signals, handler: str) -> None:
-    rays = "signal.signal(signal.SIGINT, leave); signal.signal(signal.SIGTERM, leave)" if handler == "Ray's" else ""
+    before = {
+        "ours": "",
+        "one that leaves": "signal.signal(signal.SIGINT, leave); signal.signal(signal.SIGTERM, leave)",
+        "a local Ray's": "from mimir_ray.cli.ray_cluster import connect; connect()",
+    }
     script = f"""
 import signal, sys, time, typer
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
@@ -116,7 +120,7 @@ def leave(signum, frame):
     sys.exit(0)
 
 def work() -> None:
-    {rays}
+    {before[handler]}
     print("working", flush=True)
     time.sleep(60)
 
@@ -135,3 +139,4 @@ app()
     assert process.returncode == 130
     assert "run the same command again to continue" in errors
     assert "Traceback" not in errors
+    assert "received at" not in errors, "Ray's own handler prints a stack and aborts"
