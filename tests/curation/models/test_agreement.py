@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from mimir_ray.config import UserError
 from mimir_ray.curation.models.agreement import Agreement, sentences
 from mimir_ray.curation.models.config import AgreementConfig, Checkpoint
 from mimir_ray.curation.models.loading import Frames, images
@@ -85,5 +84,5 @@ def test_numbers_that_do_not_fit_are_no_score(scorer: Agreement) -> None:
     overflowing = Agreement(AgreementConfig(clip=scorer.clip.checkpoint))
     with torch.no_grad():
         overflowing.clip.model.visual_projection.weight.fill_(torch.inf)
-    with pytest.raises(UserError, match="computes numbers that do not fit float32"):
+    with pytest.raises(ValueError, match="computes NaN of this clip"):
         overflowing(FRAMES, "a dog.")
