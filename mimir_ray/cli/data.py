@@ -48,7 +48,8 @@ def curate(
         typer.Argument(metavar="SOURCE...", help="Folders, files or lists (.jsonl) of videos, local or s3://."),
     ],
     out: Annotated[
-        str, typer.Option("--out", help="Data root: the tables videos, clips and captions are written here.")
+        str,
+        typer.Option("--out", help="Data root: its tables then hold exactly these sources."),
     ],
     recipe: RecipeName = "shapes",
     assignments: Assignments = None,

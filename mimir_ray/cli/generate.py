@@ -58,6 +58,10 @@ def generate(
 
     One prompt runs in this process. A list runs on Ray; what is already generated is skipped.
     """
+    if not prompt.strip():
+        raise UserError("the prompt is empty: say in a sentence what the video is to show")
+    if Path(out).suffix and Path(out).suffix.lower() != ".mp4" and not Path(out).is_dir():
+        raise UserError(f"--out {out!r}: videos are written as .mp4 files; name one, or a directory")
     chosen = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance}
     given = [f"generation.{field}={value}" for field, value in chosen.items() if value is not None]
     config = load_recipe(recipe or "shapes", [*(assignments or []), *given]).generation

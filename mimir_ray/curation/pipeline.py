@@ -83,7 +83,8 @@ def curate(
     outcome_table(out, "videos").finish(len(files))
     cut, texts = _count_inputs(out, config)
     outcome_table(out, "captions").finish(texts)
-    clips.finish(cut)
+    if not clips.finish(cut).ok:
+        logger.warning("no clip is kept: `mimir curate report %s` says why", out)
     return summarise(out, len(shards) - len(pending), time.monotonic() - start)
 
 
@@ -131,9 +132,12 @@ def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: 
         table.begin(key, overwrite)
     for name in ("clips", "captions"):
         outcome_table(out, name).begin(verdict, overwrite=True)
-    for table in (outcome_table(out, "clips"), outcome_table(out, "captions"), *keys):
+    clips = outcome_table(out, "clips")
+    if gone := set(clips.shards()) - shards:
+        logger.warning("dropping %d shards of files that have changed or are no longer among the sources", len(gone))
+    for table in (clips, outcome_table(out, "captions"), *keys):
         table.drop(set(table.shards()) - shards)
-    return outcome_table(out, "clips")
+    return clips
 
 
 def _count_inputs(out: str, config: CurationConfig) -> tuple[int, int]:

@@ -19,8 +19,15 @@ def read_config(model: ModelConfig, part: str) -> SimpleNamespace:
         path = Path(model.base, part, "config.json")
     else:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-        path = Path(hf_hub_download(model.base, f"{part}/config.json", revision=model.revision))
+        try:
+            path = Path(hf_hub_download(model.base, f"{part}/config.json", revision=model.revision))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            raise UserError(
+                f"cannot read {part}/config.json of {model.base} from the hub: {str(error).splitlines()[0]}; see to "
+                "the network and the name, or set model.base to a directory"
+            ) from error
     if not path.is_file():
         raise UserError(f"{model.base} has no {part}/config.json; name a CogVideoX checkpoint directory or hub id")
     return SimpleNamespace(**json.loads(path.read_text()))

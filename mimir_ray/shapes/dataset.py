@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mimir_ray.config import UserError
 from mimir_ray.shapes.language import long_caption, short_caption
 from mimir_ray.shapes.world import CLIP_FPS, CLIP_FRAMES, Scene, count_scene, motion_scene, render, sample_scene
 from mimir_ray.video.write import write_mp4
@@ -27,11 +28,16 @@ def clip_scene(seed: int, index: int) -> Scene:
 def render_corpus(out: str | Path, clips: int, seed: int = 0, workers: int | None = None) -> Path:
     """Write `clips` good clips, six bad ones and their captions under the local folder `out`.
 
-    Files that exist are kept, so an interrupted call is continued by repeating it. Every good clip has a long caption
-    and a short one that names its objects by seen nicknames.
+    Files that exist are kept, so an interrupted call is continued by repeating it, and one for more clips adds to them.
+    Every good clip has a long caption and a short one that names its objects by seen nicknames.
+
+    Raises:
+        UserError: the folder holds another corpus, whose clips these captions would not fit.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(_caption_line(seed, index)) for index in range(clips)]
+    _write_captions(folder / CAPTIONS_FILE, lines)
     wanted = [(str(folder), seed, index) for index in range(clips)]
     missing = [item for item in wanted if not _clip_path(folder, item[2]).exists()]
     if missing:
@@ -42,12 +48,20 @@ def render_corpus(out: str | Path, clips: int, seed: int = 0, workers: int | Non
     bad = {name: make for name, make in BAD_CLIPS.items() if not (folder / name).exists()}
     for name, make in bad.items():
         make(folder / name)
-    captions = folder / CAPTIONS_FILE
-    temporary = captions.with_suffix(".tmp")
-    lines = [json.dumps(_caption_line(seed, index)) for index in range(clips)]
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(captions)
     return folder
+
+
+def _write_captions(file: Path, lines: list[str]) -> None:
+    """Written before the clips, so that it tells whose they are."""
+    there = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    if there[: len(lines)] != lines[: len(there)] or len(there) > len(lines):
+        raise UserError(
+            f"{file.parent} holds another corpus, of {len(there)} clips: choose another folder, remove it, or give the "
+            "--seed that it was made with and no fewer --clips"
+        )
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(file)
 
 
 def _clip_path(folder: Path, index: int) -> Path:

@@ -75,6 +75,12 @@ def open_data(root: str, decoder: bool, weights: CaptionWeights) -> TrainingData
             raise UserError(f"the table {table.uri} {state}; {again}")
         fingerprints[name] = manifest.fingerprint
     shards = tables["latents"].shards()
+    curated, latents = Table(join(root, "clips")), tables["latents"].manifest()
+    if (clips := curated.manifest()) and latents and (curated.shards() != shards or clips.ok != latents.inputs):
+        raise UserError(
+            f"{root} was curated again since precompute: {clips.ok} clips are kept now, and {latents.inputs} were "
+            "encoded; run `mimir precompute` on it, which encodes what is new"
+        )
     for name in names[1:]:
         if lacking := set(shards) - set(tables[name].shards()):
             raise UserError(f"{tables[name].uri} lacks {len(lacking)} of the {len(shards)} shards of latents; {again}")
@@ -89,6 +95,8 @@ def open_data(root: str, decoder: bool, weights: CaptionWeights) -> TrainingData
             if status == "ok":
                 encoded += 1
                 sizes.setdefault(tuple(shape), clip_id)
+    if not encoded:
+        raise UserError(f"{root} has no clip with latents; `mimir curate report {root}` says what became of the videos")
     if not any(counts.values()):
         kinds = ", ".join(kind for kind, weight in weights.model_dump().items() if weight)
         raise UserError(

@@ -188,6 +188,7 @@ def _use_gpu(config: TrainingConfig, resources: dict[str, float]) -> bool:
         raise UserError(
             f"training.workers={config.workers} need a {kind} each and this Ray cluster has {have}; "
             + (f"set training.workers={have}" if have else f"add a {kind} to the cluster")
+            + (", or set training.device=auto" if config.device == "cuda" else "")
         )
     return gpu
 

@@ -47,6 +47,14 @@ def test_a_model_of_another_size_needs_its_recipe(model: Path, tmp_path: Path) -
     assert "name its --recipe (shapes, mimir_2b, mimir_5b)" in result.stderr
 
 
+def test_an_empty_prompt_and_a_file_of_another_kind_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    for prompt, out, told in (("  ", "x.mp4", "the prompt is empty"), ("a ball", "x.gif", "written as .mp4 files")):
+        result = mimir("generate", prompt, "--out", str(tmp_path / out))
+        assert result.exit_code == 2
+        assert told in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_list_needs_a_directory(model: Path, tmp_path: Path) -> None:
     result = mimir("generate", "p.txt", "--out", str(tmp_path / "x.mp4"), "--model", str(model), "--steps", "2")
     assert result.exit_code == 2

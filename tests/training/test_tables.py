@@ -56,6 +56,30 @@ def test_an_unfinished_table_is_refused(tmp_path: Path) -> None:
         open_data(root, True, WEIGHTS)
 
 
+def test_a_data_root_that_was_curated_again_must_be_encoded_again(tmp_path: Path) -> None:
+    root = write_tables(tmp_path, clips=12, shards=3)
+    clips, shards = Table(str(tmp_path / "clips")), Table(str(tmp_path / "latents")).shards()
+    kept = Table(str(tmp_path / "latents")).manifest()
+    assert kept is not None
+
+    def curate(names: list[str], count: int) -> None:
+        clips.begin(CaptionWeights(), overwrite=True)
+        clips.drop(clips.shards())
+        rows = [{"clip_id": str(index), "status": "ok", "reason": "", "rule": ""} for index in range(count)]
+        for place, name in enumerate(names):
+            clips.commit(name, pa.Table.from_pylist(rows[place :: len(names)], schema=SCHEMAS["clips"]))
+        clips.finish(count)
+
+    curate(shards, kept.inputs)
+    assert open_data(root, True, WEIGHTS).clips == 9
+    for names, count in ((["other"], kept.inputs), (shards, kept.inputs + 1)):
+        curate(names, count)
+        with pytest.raises(
+            UserError, match=rf"again since precompute: {count} clips are kept now, and {kept.inputs} were"
+        ):
+            open_data(root, True, WEIGHTS)
+
+
 def test_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     root = write_tables(tmp_path)
     (tmp_path / "t5_tokens" / "shard-1.parquet").write_bytes(b"not parquet")
