@@ -145,11 +145,10 @@ def compare(settings: dict[str, Any]) -> dict[str, Any]:
         )
 
     def plain(done: int) -> None:
-        part = config.model_copy(update={"steps": done + TURN})
         total = torch.zeros(())
         for step, batch in enumerate(plain_batches.ahead(done, done + TURN), start=done):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * learning_rate_at(step, part)
+                group["lr"] = group["peak"] * learning_rate_at(step, config)
             loss, _ = wrapped(batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
