@@ -2,6 +2,7 @@
 
 import json
 import logging
+import mimetypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,8 @@ def generate(
     """
     if not prompt.strip():
         raise UserError("the prompt is empty: say in a sentence what the video is to show")
-    if Path(out).suffix and Path(out).suffix.lower() != ".mp4" and not Path(out).is_dir():
+    kind = mimetypes.guess_type(out)[0] or ""  # a directory such as runs/v1.2 has none
+    if kind.startswith(("video/", "image/")) and not out.lower().endswith(".mp4"):
         raise UserError(f"--out {out!r}: videos are written as .mp4 files; name one, or a directory")
     chosen = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance}
     given = [f"generation.{field}={value}" for field, value in chosen.items() if value is not None]

@@ -50,7 +50,8 @@ def _our_signal_handlers() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         for signum, handler in ours.items():
-            signal.signal(signum, handler)
+            if handler is not None:  # one that was not installed from Python cannot be put back
+                signal.signal(signum, handler)
 
 
 def _connect(address: str | None) -> None:

@@ -132,24 +132,28 @@ def _open_tables(data: str, keys: dict[str, Config], expected: set[str], overwri
 
 def drop_stale(data: str, tables: dict[str, Table], shards: list[str]) -> None:
     """Drop the shards whose clips or captions are not those that were encoded: curation has judged anew since."""
-    for name, table in tables.items():
-        for shard in set(shards) & set(table.shards()):
-            try:
-                stale = _inputs_of(table, shard) != _inputs(data, name, shard)
-            except (OSError, pa.ArrowException):  # whoever reads its rows says what is wrong with it
-                continue
-            if stale:
-                table.drop([shard])
+    committed = {name: set(table.shards()) for name, table in tables.items()}
+    for shard in shards:
+        encoded = [table for name, table in tables.items() if shard in committed[name]]
+        try:
+            wanted = _inputs(data, shard) if encoded else {}
+            stale = [table for table in encoded if _rows_for(table, shard) != wanted[table.name]]
+        except (OSError, pa.ArrowException):  # whoever reads its rows says what is wrong with it
+            continue
+        for table in stale:
+            table.drop([shard])
 
 
-def _inputs(data: str, name: str, shard: str) -> list[tuple[str, ...]]:
-    """What a table has rows for, in order."""
-    if name == "latents":
-        return sorted((clip.clip_id,) for clip in ok_clips(data, shard))
-    return sorted((caption["clip_id"], caption["kind"], caption["text"]) for caption in ok_captions(data, shard))
+def _inputs(data: str, shard: str) -> dict[str, list[tuple[str, ...]]]:
+    """What each table should have rows for, in order."""
+    clips: list[tuple[str, ...]] = sorted((clip.clip_id,) for clip in ok_clips(data, shard))
+    captions: list[tuple[str, ...]] = sorted(
+        (caption["clip_id"], caption["kind"], caption["text"]) for caption in ok_captions(data, shard)
+    )
+    return {"latents": clips, "t5_tokens": captions, "llm_tokens": captions}
 
 
-def _inputs_of(table: Table, shard: str) -> list[tuple[str, ...]]:
+def _rows_for(table: Table, shard: str) -> list[tuple[str, ...]]:
     key = ["clip_id"] if table.name == "latents" else ["clip_id", "kind", "text"]
     return sorted(tuple(row[name] for name in key) for row in table.read(shard, key).to_pylist())
 

@@ -55,6 +55,11 @@ def test_an_empty_prompt_and_a_file_of_another_kind_are_refused_before_a_model_i
     assert not list(tmp_path.iterdir())
 
 
+def test_a_directory_with_a_dot_in_its_name_is_no_file(tmp_path: Path) -> None:
+    result = mimir("generate", str(tmp_path / "nowhere.txt"), "--out", str(tmp_path / "v1.2"))
+    assert "there is no prompt list" in result.stderr
+
+
 def test_a_list_needs_a_directory(model: Path, tmp_path: Path) -> None:
     result = mimir("generate", "p.txt", "--out", str(tmp_path / "x.mp4"), "--model", str(model), "--steps", "2")
     assert result.exit_code == 2
