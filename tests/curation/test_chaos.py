@@ -21,20 +21,22 @@ KILL_WORKERS = """
 def strike():
     workers = [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith("ray::Map")]
     mine = [p for p in workers if os.environ["RAY_TMPDIR"] in " ".join(p.environ().values())]
-    assert mine, "no worker to kill"
     for worker in mine:
         worker.kill()
+    return mine
 """
 REMOVE_NODE = """
 def strike():
     cluster.remove_node(second, allow_graceful=False)
+    return [second]
 """
 SCRIPT = """
-import os, sys
+import os, sys, threading, time
 import psutil, ray
 from ray.cluster_utils import Cluster
 from mimir_ray.config import from_yaml
 from mimir_ray.curation import CurationConfig, curate
+from mimir_ray.curation.tables import outcome_table
 
 source, out, config = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})
@@ -42,12 +44,14 @@ second = cluster.add_node(num_cpus=1, object_store_memory=10**8)
 ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
 %s
 struck = []
-def progress(done, total):
-    if done >= 3 and not struck:
-        struck.append(done)
-        strike()
-summary = curate([source], out, from_yaml(CurationConfig, config), progress=progress)
-assert struck
+def watch():  # a thread: the driver hears of a shard some time after it is done
+    while not struck:
+        if len(outcome_table(out, "clips").shards()) >= 3:
+            struck.extend(strike())
+        time.sleep(0.01)
+threading.Thread(target=watch, daemon=True).start()
+summary = curate([source], out, from_yaml(CurationConfig, config))
+assert struck, "all was done before anything was struck"
 print("shards", summary.shards, "inputs", summary.files.inputs)
 ray.shutdown()
 cluster.shutdown()
