@@ -28,7 +28,7 @@ from mimir_ray.shapes.prompts import PromptSet
 from mimir_ray.storage import content_id, write_bytes, write_json
 from mimir_ray.training import TrainingSummary, train
 from mimir_ray.training.metrics import Row as MetricsRow
-from mimir_ray.training.metrics import read_metrics
+from mimir_ray.training.metrics import loss_text, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _training_folder(out: Path, encoded: PrecomputeSummary, recipe: Recipe) -> P
 
 
 def _show_loss(stage: Stage, recipe: Recipe, row: MetricsRow) -> None:
-    stage(row["step"], recipe.training.steps, f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s")
+    stage(row["step"], recipe.training.steps, f"loss {loss_text(row)}  {row['samples_per_s']:.0f} samples/s")
 
 
 def _say_trained(summary: TrainingSummary, recipe: Recipe, stage: Stage) -> None:
@@ -192,7 +192,7 @@ def _write(
         models=MODELS,
         scores=evaluation.scores,
         examples=evaluation.examples,
-        losses=[(row["step"], row["loss"]) for row in metrics],
+        losses=[(row["step"], row["loss"]) for row in metrics if row["loss"] is not None],
         funnels=funnels,
         steps=list(journal.steps.values()),
         facts=facts,

@@ -35,12 +35,3 @@ class AveragingAdamW(torch.optim.AdamW):
             averages = [self.state[weight][AVERAGE] for weight in weights]
             torch._foreach_lerp_(averages, [weight.detach() for weight in weights], 1 - decay)
         return loss
-
-
-def exchange(optimizer: torch.optim.Optimizer) -> None:
-    """Put every average in the place of its weight and the other way round; twice is nothing."""
-    for weight, state in optimizer.state.items():
-        if AVERAGE in state:
-            kept = weight.detach().clone()
-            weight.data.copy_(state[AVERAGE])
-            state[AVERAGE].copy_(kept)

@@ -88,9 +88,13 @@ class TrainingConfig(Config):
     """Shards whose rows are mixed with each other; each worker keeps about this many in memory."""
 
     log_every: int = Field(10, gt=0)
-    """Steps between lines of metrics.jsonl. Losses are read from the device, and checked, this often."""
+    """Steps between lines of metrics.jsonl. Losses are read from the device this often."""
+    max_skipped_steps: int = Field(10, ge=0)
+    """A step whose gradient is not finite is left out; one more than this many in a run ends it."""
     checkpoint_every: int = Field(200, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
+    keep_by: Literal["step", "loss"] = "step"
+    """Which checkpoints are kept: the last ones, or those of the lowest loss with the last one beside them."""
     max_failures: int = Field(3, ge=0)
     """Restarts from the last checkpoint after a worker died."""
 

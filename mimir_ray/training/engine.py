@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mimir_ray.training.average import AveragingAdamW, decay_at, exchange
+from mimir_ray.training.average import AVERAGE, AveragingAdamW, decay_at
 from mimir_ray.training.batches import Batch
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.module import TrainingModule
+from mimir_ray.training.sharding import owned, publish
+from mimir_ray.training.state import WEIGHT, Piece, Progress, key, read_progress, read_state, write_state
 
-_TAG = "state"
 _NO_LIMIT = 10**9
 
 
@@ -41,6 +42,8 @@ class StepResult:
     """Loss of each of this worker's samples, B float32."""
     applied: bool
     """False where a gradient was not finite, and the update was therefore left out."""
+    telemetry: dict[str, float]
+    """Norms and ratios of the token fuser's branches before the update, where they were asked for."""
 
 
 class Engine:
@@ -55,6 +58,9 @@ class Engine:
         module.schedule = module.schedule.to(device)
         if config.gradient_checkpointing:
             module.transformer.enable_gradient_checkpointing()
+        if config.compile:
+            for block in module.transformer.transformer_blocks:  # one graph serves them all
+                block.compile()
         module.train()
         self.device = device
         self.schedule_length = len(module.schedule)
@@ -63,24 +69,34 @@ class Engine:
         groups = module.parameter_groups(config)
         optimizer = AveragingAdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
         world = torch.distributed.get_world_size()
-        self._engine, self._optimizer, *_ = deepspeed.initialize(
+        self._engine, self._zero, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=_settings(config, world, device)
         )
+        self._updates = 0
 
-    def step(self, batch: Batch, step: int) -> StepResult:
-        """Forward, backward and update on this worker's share of the batch of step ``step`` (counted from 0)."""
+    def step(self, batch: Batch, step: int, *, telemetry: bool = False) -> StepResult:
+        """Forward, backward and update on this worker's share of the batch of step ``step`` (counted from 0).
+
+        With ``telemetry`` the result says how the token fuser does, gradients of its branches included; that waits for
+        the device, and every rank must ask for it at the same step.
+        """
         rate = learning_rate_at(step, self._config)
-        for group in self._optimizer.param_groups:
+        for group in self._zero.param_groups:
             group["lr"] = group["peak"] * rate
             if self._config.ema_decay:
                 group["average_decay"] = decay_at(step, self._config.ema_decay)
-        losses = []
+        losses: list[Tensor] = []
+        report: dict[str, float] = {}
         for part in batch.split(self._config.accumulate):
             loss, per_sample = self._engine(part)
             self._engine.backward(loss)
+            if telemetry and len(losses) == self._config.accumulate - 1:
+                report = self._telemetry()
             self._engine.step()
             losses.append(per_sample)
-        return StepResult(losses[0] if len(losses) == 1 else torch.cat(losses), bool(self._engine.was_step_applied()))
+        applied = bool(self._engine.was_step_applied())
+        self._updates += applied
+        return StepResult(losses[0] if len(losses) == 1 else torch.cat(losses), applied, report)
 
     def flops(self, batch: Batch) -> int:
         """FLOPs of a step for one sample like those of ``batch``."""
@@ -90,49 +106,53 @@ class Engine:
         """Norm of the whole gradient of the last step, before clipping. Waits for the device."""
         return float(self._engine.get_global_grad_norm())
 
-    def telemetry(self) -> dict[str, float]:
-        """Norms and ratios of the token fuser's branches. Waits for the device; every rank must call it."""
-        if self._config.zero_stage == 3:
-            from deepspeed.utils import safe_get_full_fp32_param
+    def _telemetry(self) -> dict[str, float]:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 
-            report = self._module.token_fuser.telemetry(safe_get_full_fp32_param, lambda parameter: None)
-        else:
-            report = self._module.token_fuser.telemetry(gradient=lambda parameter: None)
-        return dict(report)
+        def gradient(parameter: nn.Parameter) -> Tensor | None:
+            found: Tensor | None = safe_get_full_grad(parameter)
+            return found
+
+        report: dict[str, float] = self._module.token_fuser.telemetry(safe_get_full_fp32_param, gradient)
+        return report
 
     def save(self, directory: Path, step: int) -> None:
-        """Write this rank's part of the state after ``step`` steps. Every rank must call it."""
-        self._engine.save_checkpoint(str(directory), tag=_TAG, client_state={"step": step})
+        """Write what this rank owns of the state after ``step`` steps. Every rank must call it."""
+        write_state(directory, self._pieces(), Progress(step, self._updates))
 
-    def load(self, directory: Path) -> int:
-        """Continue from what ``save`` wrote, parts of all ranks together; returns the number of steps done."""
-        path, state = self._engine.load_checkpoint(str(directory), tag=_TAG)
-        if path is None:
-            raise FileNotFoundError(f"{directory} holds no training state; remove it to resume from the one before")
-        return int(state["step"])
+    def load(self, directory: Path) -> Progress:
+        """Continue from what ``save`` wrote, whatever the number of workers and the ZeRO stage were then.
 
-    def weights(self) -> dict[str, Tensor] | None:
-        """Every weight of the module by name, on rank 0; None elsewhere. Every rank must call it."""
-        if self._config.zero_stage == 3:
-            gathered: dict[str, Tensor] = self._engine._zero3_consolidated_16bit_state_dict()
-        else:
-            gathered = self._module.state_dict()
-        return gathered if torch.distributed.get_rank() == 0 else None
+        Every rank must call it, with the files of all ranks together. Raises UserError for another module's state.
+        """
+        progress = read_progress(directory)
+        self._updates = progress.updates
+        if progress.updates:
+            for part in owned(self._zero, self._module):
+                state = self._zero.optimizer.state[part.flat]
+                if not state:
+                    count = torch.tensor(float(progress.updates), device=part.flat.device)
+                    state |= {name: torch.zeros_like(part.flat) for name in self._states} | {"step": count}
+        read_state(directory, self._pieces())
+        publish(self._zero)
+        return progress
 
-    def average(self) -> dict[str, Tensor] | None:
-        """Like ``weights``, with the moving average (float32) of each trained weight in its place."""
-        from deepspeed.utils import safe_get_full_fp32_param
+    @property
+    def _states(self) -> tuple[str, ...]:
+        """What the optimiser keeps of a parameter."""
+        return ("exp_avg", "exp_avg_sq", *((AVERAGE,) if self._config.ema_decay else ()))
 
-        weights = self.weights()
-        exchange(self._optimizer.optimizer)
-        try:
-            for name, parameter in self._module.named_parameters():
-                average = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-                if weights is not None and average is not None:
-                    weights[name] = average.cpu()
-        finally:
-            exchange(self._optimizer.optimizer)
-        return weights
+    def _pieces(self) -> dict[str, Piece]:
+        """What this rank owns, by its name in the state."""
+        pieces = {}
+        for part in owned(self._zero, self._module):
+            tensors = {WEIGHT: part.flat}
+            if self._updates:
+                state = self._zero.optimizer.state[part.flat]
+                tensors |= {name: state[name] for name in self._states}
+            for kind, flat in tensors.items():
+                pieces[key(kind, part.name)] = Piece.of(part.of(flat), part.start, part.whole)
+        return pieces
 
 
 def _deepspeed(device: torch.device) -> Any:
@@ -151,6 +171,10 @@ def _deepspeed(device: torch.device) -> Any:
 
 def _settings(config: TrainingConfig, world: int, device: torch.device) -> dict[str, Any]:
     """DeepSpeed's configuration."""
+    aside = {"device": "cpu", "pin_memory": device.type != "cpu"}
+    offload = {"offload_optimizer": aside} if config.offload != "none" else {}
+    if config.offload == "all":
+        offload["offload_param"] = aside
     settings: dict[str, Any] = {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // (world * config.accumulate),
@@ -161,8 +185,9 @@ def _settings(config: TrainingConfig, world: int, device: torch.device) -> dict[
             # A contiguous copy keeps GPU memory from fragmenting; on a CPU it only costs a copy of every gradient.
             "contiguous_gradients": device.type != "cpu",
             "overlap_comm": device.type != "cpu",
-            "stage3_gather_16bit_weights_on_model_save": True,
+            **offload,
         },
+        "zero_force_ds_cpu_optimizer": False,  # the averaging optimiser works on the CPU too
         "zero_allow_untested_optimizer": True,
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",

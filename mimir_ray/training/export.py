@@ -1,4 +1,4 @@
-"""A trained module becomes a MimirPipeline directory that any diffusers user can load."""
+"""A trained state becomes a MimirPipeline directory, which any diffusers user can load and training can start from."""
 
 import json
 import logging
@@ -12,8 +12,14 @@ import pyarrow.fs as pafs
 import torch
 from torch import Tensor
 
+from mimir_ray.config import UserError, fingerprint
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.storage import absolute, filesystem, join, write_bytes, write_json
+from mimir_ray.storage import absolute, file_id, filesystem, join, write_bytes, write_json
+from mimir_ray.training.checkpoints import open_checkpoint
+from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.module import select_trained
+from mimir_ray.training.run import read_run
+from mimir_ray.training.state import Kind, read_progress, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -21,21 +27,81 @@ ACCOUNT = "training.json"
 """File in the export that says how it was made."""
 
 
-def export(weights: dict[str, Tensor], model: ModelConfig, out: str, account: dict[str, Any]) -> str:
-    """Write ``out`` as a MimirPipeline: these weights, and every other component as in the starting checkpoint.
-
-    ``out`` appears whole or not at all (on an object store its ``model_index.json``, without which nothing loads it,
-    comes last), and replaces what was there.
+def export_run(
+    run_dir: str, out: str | None = None, *, average: bool | None = None, step: int | None = None, merge: bool = True
+) -> str:
+    """Write a checkpoint of a run as a MimirPipeline directory; returns where it is.
 
     Args:
-        weights: of the training module, ``transformer.*`` and ``token_fuser.*``; converted to ``model.dtype``.
-        account: written beside the components as ``training.json``.
+        out: ``export`` in the run's directory unless given.
+        average: the moving average of the weights instead of the weights; where None, if the run keeps one.
+        step: of the checkpoint; the last one unless given.
+        merge: see ``trained_pipeline``.
+
+    Raises UserError where there is no such run, checkpoint or average.
+    """
+    run_dir = absolute(run_dir)
+    run = read_run(run_dir)
+    kind: Kind = "average" if (bool(run.training.ema_decay) if average is None else average) else "weight"
+    if not merge and run.training.train != "lora":
+        raise UserError(
+            f"{run_dir} trained without adapters (training.train={run.training.train}): nothing to keep apart"
+        )
+    with open_checkpoint(run_dir, step) as directory:
+        progress = read_progress(directory)
+        pipeline = trained_pipeline(read_weights(directory, kind), run.model, run.training, merge=merge)
+    account = run.model_dump(mode="json") | {
+        "fingerprint": fingerprint(run),
+        "step": progress.step,
+        "skipped_steps": progress.skipped,
+        "weights": kind,
+        "started_from": starting_files(run.model),
+    }
+    return export(pipeline, out or join(run_dir, "export"), account)
+
+
+def trained_pipeline(
+    weights: dict[str, Tensor], model: ModelConfig, config: TrainingConfig, *, merge: bool = True
+) -> Any:
+    """A MimirPipeline of these weights, and every other component as in the starting checkpoint, in ``model.dtype``.
+
+    Args:
+        weights: trained parameters of the training module, ``transformer.*`` and ``token_fuser.*``, of any shape.
+        merge: add what adapters have learnt to the weights that they adapt, in float32; without it they stay adapters.
+
+    Raises UserError for weights of another model.
     """
     pipeline = _starting_pipeline(model)
-    for name in ("transformer", "token_fuser"):
-        prefix = name + "."
-        part = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-        getattr(pipeline, name).load_state_dict(part)
+    adapted = config.train == "lora"
+    if adapted:
+        pipeline.transformer.float()
+        select_trained(pipeline.transformer, config)
+    parameters = {
+        f"{name}.{parameter}": value
+        for name in ("transformer", "token_fuser")
+        for parameter, value in getattr(pipeline, name).named_parameters()
+    }
+    for name, value in weights.items():
+        if name not in parameters or parameters[name].numel() != value.numel():
+            raise UserError(f"the checkpoint has {value.numel()} elements of {name}, which is no part of {model.base}")
+        parameters[name].data.copy_(value.view_as(parameters[name]))
+    if adapted and merge:
+        pipeline.transformer.fuse_lora()
+        pipeline.transformer.unload_lora()
+    if adapted:
+        pipeline.transformer.to(getattr(torch, model.dtype))
+    return pipeline
+
+
+def export(pipeline: Any, out: str, account: dict[str, Any]) -> str:
+    """Write ``out``, whole or not at all (on an object store ``model_index.json``, without which nothing loads it,
+    comes last), in place of what was there.
+
+    Adapters that were not merged lie beside the components, as ``pipeline.load_lora_weights(out)`` reads them.
+
+    Args:
+        account: written beside the components as ``training.json``.
+    """
     target = absolute(out)
     system, path = filesystem(target)
     if isinstance(system, pafs.LocalFileSystem):
@@ -44,7 +110,7 @@ def export(weights: dict[str, Tensor], model: ModelConfig, out: str, account: di
             shutil.rmtree(leftover)
         hidden = Path(path).parent / f".{Path(path).name}.{secrets.token_hex(6)}.tmp"
         try:
-            pipeline.save_pretrained(hidden)
+            _save(pipeline, hidden)
             (hidden / ACCOUNT).write_text(json.dumps(account, indent=2) + "\n")
             if Path(path).exists():
                 shutil.rmtree(path)
@@ -53,7 +119,7 @@ def export(weights: dict[str, Tensor], model: ModelConfig, out: str, account: di
             shutil.rmtree(hidden, ignore_errors=True)
     else:
         with tempfile.TemporaryDirectory() as staging:
-            pipeline.save_pretrained(staging)
+            _save(pipeline, Path(staging))
             index = Path(staging) / "model_index.json"
             last = index.read_bytes()
             index.unlink()
@@ -62,6 +128,31 @@ def export(weights: dict[str, Tensor], model: ModelConfig, out: str, account: di
         write_bytes(join(target, "model_index.json"), last)
     logger.info("exported %s", target)
     return target
+
+
+def starting_files(model: ModelConfig) -> dict[str, str]:
+    """Content ids of the files of the starting checkpoint; of one on the hub its name and commit alone."""
+    root = Path(model.base)
+    if root.is_dir():
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): file_id(path) for path in files}
+    from huggingface_hub import snapshot_download
+
+    cached = snapshot_download(model.base, revision=model.revision, allow_patterns="model_index.json")
+    return {f"{model.base}@{model.revision or 'main'}": Path(cached).name}
+
+
+def _save(pipeline: Any, directory: Path) -> None:
+    if getattr(pipeline.transformer, "peft_config", None):
+        from peft import get_peft_model_state_dict
+
+        layers = get_peft_model_state_dict(pipeline.transformer)
+        described = pipeline.transformer.peft_config["default"].to_dict()
+        pipeline.save_lora_weights(
+            directory, transformer_lora_layers=layers, transformer_lora_adapter_metadata=described
+        )
+        pipeline.transformer.unload_lora()
+    pipeline.save_pretrained(directory)
 
 
 def _starting_pipeline(model: ModelConfig) -> Any:

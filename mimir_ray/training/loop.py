@@ -1,5 +1,6 @@
 """The steps of a run on one worker, with or without Ray around it. Every rank makes the same calls."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,42 +13,49 @@ from mimir_ray.training.batches import Batch, Batches
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.engine import Engine, StepResult, learning_rate_at
 from mimir_ray.training.metrics import Row
+from mimir_ray.training.state import Progress
 from mimir_ray.training.telemetry import loss_by_timestep, peak_memory_gib, peak_tflops
+
+logger = logging.getLogger(__name__)
 
 _NAMED = 20
 
 
 class NonFiniteError(Exception):
-    """A loss or a gradient was infinite or NaN; the message names the clips. Raised on every rank at once."""
+    """Too many steps had an infinite or NaN gradient; the message names the clips. Raised on every rank at once."""
 
 
 def run_steps(
     engine: Engine,
     batches: Batches,
     config: TrainingConfig,
-    done: int,
+    start: Progress,
     *,
     record: Callable[[Row], None],
     checkpoint: Callable[[Row], None],
 ) -> None:
-    """Train from step ``done`` to the end.
+    """Train from ``start`` to the end. A step whose gradient is not finite changes nothing and is counted.
 
     Args:
         record: called with the row of every interval of ``log_every`` steps, on every rank.
         checkpoint: called after ``record`` every ``checkpoint_every`` steps and at the end; it saves the engine.
 
     Raises:
-        NonFiniteError: at the end of the interval in which it happened; the weights kept out of it.
+        NonFiniteError: more than ``max_skipped_steps`` were left out; at the end of the interval in which it happened.
     """
     interval = _Interval()
+    skipped = start.skipped
     asked = time.perf_counter()
-    for step, batch in enumerate(batches.ahead(done, config.steps), start=done):
+    for step, batch in enumerate(batches.ahead(start.step, config.steps), start=start.step):
         waited = time.perf_counter() - asked
-        interval.add(step, batch, engine.step(batch.to(engine.device), step), waited)
         count = step + 1
         saves = count % config.checkpoint_every == 0 or count == config.steps
-        if saves or count % config.log_every == 0:
-            row = interval.close(engine, config, count, engine.flops(batch))
+        closes = saves or count % config.log_every == 0
+        result = engine.step(batch.to(engine.device), step, telemetry=closes)
+        interval.add(step, batch, result, waited)
+        skipped += not result.applied
+        if closes:
+            row = interval.close(engine, config, count, skipped, engine.flops(batch))
             record(row)
             if saves:
                 checkpoint(row)
@@ -69,22 +77,23 @@ class _Interval:
         self.timesteps.append(batch.timesteps)
         self.waited_s += waited_s
 
-    def close(self, engine: Engine, config: TrainingConfig, count: int, sample_flops: int) -> Row:
-        """The row of this interval: the mean loss over all its samples on all workers."""
-        losses = torch.stack([result.per_sample for _, _, result in self.steps]).mean(1)
+    def close(self, engine: Engine, config: TrainingConfig, count: int, skipped: int, sample_flops: int) -> Row:
+        """The row of this interval: the mean loss over the samples of all workers in the steps that were applied."""
+        if not all(result.applied for _, _, result in self.steps):
+            self._account_for_skipped(skipped, config.max_skipped_steps)
+        results = [result for _, _, result in self.steps]
+        losses = torch.stack([result.per_sample for result in results]).mean(1)
         dist.all_reduce(losses)
-        mean = float(losses.mean()) / dist.get_world_size()
-        applied = all(result.applied for _, _, result in self.steps)
-        if not applied or not torch.isfinite(losses).all():
-            self._refuse()
+        learnt = losses[torch.tensor([result.applied for result in results], device=losses.device)]
         seconds = time.perf_counter() - self.began
         per_step = seconds / len(self.steps)
-        tflops = sample_flops * config.batch_size / config.workers / per_step / 1e12
+        tflops = sample_flops * config.batch_size / dist.get_world_size() / per_step / 1e12
         peak = peak_tflops(engine.device, config.precision)
-        per_sample = torch.cat([result.per_sample for _, _, result in self.steps])
+        per_sample = torch.cat([result.per_sample for result in results])
         return {
             "step": count,
-            "loss": mean,
+            "loss": float(learnt.mean()) / dist.get_world_size() if len(learnt) else None,
+            "skipped_steps": skipped,
             "gradient_norm": engine.gradient_norm(),
             "learning_rate": config.learning_rate * learning_rate_at(count - 1, config),
             "samples_per_s": config.batch_size / per_step,
@@ -94,33 +103,41 @@ class _Interval:
             "mfu": tflops / peak if peak else None,
             "memory_gib": peak_memory_gib(engine.device),
             "loss_by_timestep": loss_by_timestep(per_sample, torch.cat(self.timesteps), engine.schedule_length),
-            **engine.telemetry(),
+            **results[-1].telemetry,
         }
 
-    def _refuse(self) -> None:
+    def _account_for_skipped(self, skipped: int, limit: int) -> None:
+        """Say which clips made steps be left out. Raises NonFiniteError where those were too many."""
         mine = []
         for step, clip_ids, result in self.steps:
-            finite = torch.isfinite(result.per_sample).tolist()
-            bad = [clip_id for clip_id, fine in zip(clip_ids, finite, strict=True) if not fine]
-            mine.append((step, bad, [] if result.applied else list(clip_ids)))
+            if not result.applied:
+                finite = torch.isfinite(result.per_sample).tolist()
+                bad = [clip_id for clip_id, fine in zip(clip_ids, finite, strict=True) if not fine]
+                mine.append((step, bad, list(clip_ids)))
         everyone: list[list[tuple[int, list[str], list[str]]]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(everyone, mine)
+        reasons = []
         for parts in zip(*everyone, strict=True):
             step = parts[0][0] + 1
             losses = [clip_id for _, bad, _ in parts for clip_id in bad]
-            suspects = [clip_id for _, _, left_out in parts for clip_id in left_out]
+            batch = [clip_id for _, _, whole in parts for clip_id in whole]
             if losses:
-                raise NonFiniteError(_explain(f"the loss of step {step} is not finite for", losses))
-            if suspects:
-                raise NonFiniteError(_explain(f"the gradient of step {step} is not finite; its batch was", suspects))
+                reasons.append(f"the loss of step {step} is not finite for clips {_listed(losses)}")
+            else:
+                reasons.append(f"the gradient of step {step} is not finite; its batch was clips {_listed(batch)}")
+        if dist.get_rank() == 0:
+            for reason in reasons:
+                logger.warning("%s; nothing of that step was learnt", reason)
+        if skipped > limit:
+            raise NonFiniteError(
+                f"{skipped} steps were left out, more than training.max_skipped_steps={limit}; the last ones: "
+                f"{'. '.join(reasons[-3:])}. If the same few clips come again, their latents or tokens are broken: "
+                "remove their shards and precompute them again. If it is the whole batch, lower "
+                "training.learning_rate or raise training.warmup_steps"
+            )
 
 
-def _explain(what: str, clip_ids: list[str]) -> str:
+def _listed(clip_ids: list[str]) -> str:
     clip_ids = list(dict.fromkeys(clip_ids))
     rest = len(clip_ids) - _NAMED
-    names = ", ".join(clip_ids[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-    return (
-        f"{what} clips {names}. Nothing of that step was learnt. If the same few clips come again, their latents or "
-        "tokens are broken: remove their shards and precompute them again. If it is the whole batch, lower "
-        "training.learning_rate or raise training.warmup_steps"
-    )
+    return ", ".join(clip_ids[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -11,6 +11,7 @@ from mimir_ray.storage import absolute, exists, filesystem, read_bytes, write_by
 Row = dict[str, Any]
 """``step``, ``loss``, ``gradient_norm``, ``learning_rate``, ``samples_per_s``, ``remaining_s`` and telemetry:
 
+``loss`` is None where every step of the interval was left out (``skipped_steps`` counts those of the run),
 ``data_wait`` is the share of time that a worker waited for a batch, ``memory_gib`` the most that rank 0 has held so
 far, ``tflops_per_worker`` and ``mfu`` count the model's own operations (``model.flops``), and ``loss_by_timestep`` has
 the mean loss of each tenth of the schedule, least noise first.
@@ -28,6 +29,11 @@ def read_metrics(uri: str) -> list[Row]:
         except ValueError:
             break
     return rows
+
+
+def loss_text(row: Row) -> str:
+    """The loss of a row for people."""
+    return "-" if row["loss"] is None else f"{row['loss']:.4f}"
 
 
 class MetricsFile:

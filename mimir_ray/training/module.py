@@ -60,11 +60,11 @@ class Start:
     text_length: int
 
 
-def load_start(model: ModelConfig, seed: int) -> Start:
+def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
     """Read transformer, token fuser, scheduler and the VAE's configuration in float32; no other weight is touched.
 
-    ``model.base`` is a CogVideoX checkpoint, whose fuser is built fresh from ``seed``, or a Mimir one, whose fuser goes
-    on from where it was.
+    ``model.base`` is a CogVideoX checkpoint, whose fuser is built fresh from the seed, or a Mimir one, whose fuser goes
+    on from where it was. What ``config.train`` leaves out is frozen.
 
     Raises:
         UserError: no such checkpoint, one whose token fuser differs from ``model.fuser``, or one whose positions cannot
@@ -77,21 +77,21 @@ def load_start(model: ModelConfig, seed: int) -> Start:
     base, where = model.base, {"revision": model.revision}
     try:
         index = DiffusionPipeline.load_config(base, **where)
-        config = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", **where)
+        shape = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", **where)
         vae = CogVideoXTransformer3DModel.load_config(base, subfolder="vae", **where)
         scheduler = CogVideoXDDIMScheduler.from_pretrained(base, subfolder="scheduler", **where)
         if index["_class_name"] == "MimirPipeline":
             fuser = TokenFuser.from_pretrained(base, subfolder="token_fuser", **where)
             _check_fuser(fuser, model)
         else:
-            torch.manual_seed(seed)
+            torch.manual_seed(config.seed)
             fuser = TokenFuser.build(
                 model.fuser,
-                text_dim=int(config["text_embed_dim"]),
+                text_dim=int(shape["text_embed_dim"]),
                 llm_dim=_llm_width(model),
-                text_length=int(config["max_text_seq_length"]),
+                text_length=int(shape["max_text_seq_length"]),
             )
-        overrides = room_for_text(config, fuser.sequence_length, base)
+        overrides = room_for_text(shape, fuser.sequence_length, base)
         transformer = CogVideoXTransformer3DModel.from_pretrained(
             base, subfolder="transformer", dtype=torch.float32, **overrides, **where
         )
@@ -99,11 +99,35 @@ def load_start(model: ModelConfig, seed: int) -> Start:
         raise UserError(
             f"cannot read the starting checkpoint {base}: {error}; set model.base to a CogVideoX or Mimir checkpoint"
         ) from error
+    select_trained(transformer, config)
     return Start(
         module=TrainingModule(transformer, fuser.float(), diffusion.Schedule.from_scheduler(scheduler)),
         scaling_factor=float(vae["scaling_factor"]),
         text_length=int(fuser.config.text_length),
     )
+
+
+def select_trained(transformer: Any, config: TrainingConfig) -> None:
+    """Freeze what is not trained, and add the adapters (equal for equal seeds, without effect at first) of ``lora``.
+
+    Raises UserError where a target of ``lora`` is no layer of this transformer.
+    """
+    if config.train == "full":
+        return
+    transformer.requires_grad_(False)
+    if config.train == "lora":
+        from peft import LoraConfig
+
+        torch.manual_seed(config.seed)
+        lora = config.lora
+        adapter = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))  # type: ignore[arg-type]
+        try:
+            transformer.add_adapter(adapter)
+        except ValueError as error:
+            raise UserError(
+                f"training.lora.targets={list(lora.targets)} name no layer of the transformer ({error}); "
+                "the attention's are to_q, to_k, to_v and to_out.0"
+            ) from None
 
 
 def _llm_width(model: ModelConfig) -> int:

@@ -15,9 +15,11 @@ TIMESTEP_BINS = 10
 def loss_by_timestep(losses: Tensor, timesteps: Tensor, schedule_length: int) -> list[float | None]:
     """Mean loss of all workers' samples in each tenth of the schedule, the least noise first; None without a sample.
 
-    Losses and timesteps are those of this worker, one for each sample.
+    Losses and timesteps are those of this worker, one for each sample; a loss that is not finite takes no part.
     """
-    bins = timesteps.to(losses.device) * TIMESTEP_BINS // schedule_length
+    finite = torch.isfinite(losses)
+    losses, timesteps = losses[finite], timesteps.to(losses.device)[finite]
+    bins = timesteps * TIMESTEP_BINS // schedule_length
     sums = torch.zeros(2, TIMESTEP_BINS, dtype=torch.float32, device=losses.device)
     sums[0].index_add_(0, bins, losses.float())
     sums[1].index_add_(0, bins, torch.ones_like(losses, dtype=torch.float32))

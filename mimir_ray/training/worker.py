@@ -1,4 +1,4 @@
-"""What each worker of Ray Train runs: load or resume, train, report checkpoints, export."""
+"""What each worker of Ray Train runs: load or resume, train, report checkpoints."""
 
 import logging
 import tempfile
@@ -17,10 +17,11 @@ from mimir_ray.storage import join
 from mimir_ray.training.batches import Batches
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.engine import Engine
-from mimir_ray.training.export import export
 from mimir_ray.training.loop import NonFiniteError, run_steps
 from mimir_ray.training.metrics import MetricsFile, Row
 from mimir_ray.training.module import Start, load_start
+from mimir_ray.training.run import METRICS, checkpoint_name
+from mimir_ray.training.state import Progress
 from mimir_ray.training.tables import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,6 @@ class Job:
     out: str
     model: ModelConfig
     config: TrainingConfig
-    account: dict[str, Any]
-    """How the model is made, for the export."""
     progress: Any
     """A ``ray.util.queue.Queue`` to which rank 0 puts every row of metrics."""
 
@@ -61,7 +60,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     assert batches is not None
     engine = Engine(start.module, job.config, device)
     done = _resume(engine)
-    metrics = MetricsFile(join(job.out, "metrics.jsonl"), done) if rank == 0 else None
+    metrics = MetricsFile(join(job.out, METRICS), done.step) if rank == 0 else None
 
     def record(row: Row) -> None:
         if metrics is not None:
@@ -71,27 +70,26 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     def checkpoint(row: Row) -> None:
         if metrics is not None:
             metrics.flush()
-        with tempfile.TemporaryDirectory() as directory:
-            engine.save(Path(directory), row["step"])
-            ray.train.report(
-                {"step": row["step"], "loss": row["loss"]},
-                checkpoint=ray.train.Checkpoint.from_directory(directory),
-                checkpoint_dir_name=f"step-{row['step']:08d}",
-            )
+        directory = tempfile.mkdtemp(prefix="mimir-checkpoint-")
+        engine.save(Path(directory), row["step"])
+        ray.train.report(
+            {"step": row["step"]} | ({} if row["loss"] is None else {"loss": row["loss"]}),
+            checkpoint=ray.train.Checkpoint.from_directory(directory),
+            checkpoint_dir_name=checkpoint_name(row["step"]),
+            # Training goes on while the files travel; Ray removes the directory when they have arrived.
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        )
 
     try:
         run_steps(engine, batches, job.config, done, record=record, checkpoint=checkpoint)
     except NonFiniteError as error:
         return {"problem": str(error)}
-    weights = engine.average() if job.config.ema_decay else engine.weights()
-    if weights is not None:
-        export(weights, job.model, join(job.out, "export"), job.account)
-    return {"resumed_from": done}
+    return {"resumed_from": done.step}
 
 
 def _prepare(job: Job, rank: int, world: int) -> tuple[Start, Batches]:
     """Raises UserError where the checkpoint or the tables are not usable; the first batch proves that they fit."""
-    start = load_start(job.model, job.config.seed)
+    start = load_start(job.model, job.config)
     batches = Batches(
         job.data,
         job.config,
@@ -105,13 +103,13 @@ def _prepare(job: Job, rank: int, world: int) -> tuple[Start, Batches]:
     return start, batches
 
 
-def _resume(engine: Engine) -> int:
-    """Load the last reported checkpoint, if there is one; returns the number of steps done."""
+def _resume(engine: Engine) -> Progress:
+    """Load the last reported checkpoint, if there is one."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return 0
+        return Progress(0, 0)
     with checkpoint.as_directory() as directory:
         done = engine.load(Path(directory))
         dist.barrier()  # the directory may be one download that the workers of a node share
-    logger.info("resumed from step %d", done)
+    logger.info("resumed from step %d", done.step)
     return done

@@ -1,6 +1,7 @@
 """Training runs without Ray: two processes under DeepSpeed, and the plain torch loop that they must agree with."""
 
 import contextlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch.multiprocessing as mp
 
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.training.batches import Batch, Batches
-from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.config import LoraConfig, TrainingConfig
 from mimir_ray.training.engine import Engine, learning_rate_at
 from mimir_ray.training.loop import NonFiniteError, run_steps
 from mimir_ray.training.module import load_start
+from mimir_ray.training.state import Progress, read_weights
 from mimir_ray.training.tables import open_data
 
 WORLD = 2
@@ -59,12 +61,14 @@ class World:
 
 @dataclass
 class Outcome:
-    """What a run left: the loss of each step, the final weights and their moving average."""
+    """What a run left: the loss and gradient norm of each step, its last row, and its state by name, flat."""
 
-    losses: list[float]
+    losses: list[float | None]
     norms: list[float]
+    row: dict[str, Any]
     weights: dict[str, torch.Tensor]
     average: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
 
 
 class BrokenBatches(Batches):
@@ -79,7 +83,7 @@ class BrokenBatches(Batches):
 
 
 def batches_of(world: World, made: TrainingConfig, rank: int, ranks: int, cls: type[Batches] = Batches) -> Batches:
-    start = load_start(world.model, made.seed)
+    start = load_start(world.model, made)
     data = open_data(world.data, True, made.caption_weights)
     return cls(
         data,
@@ -92,103 +96,182 @@ def batches_of(world: World, made: TrainingConfig, rank: int, ranks: int, cls: t
     )
 
 
-def plain(world: World, made: TrainingConfig, steps: int) -> Outcome:
+def plain(world: World, made: TrainingConfig, steps: int, cls: type[Batches] = Batches) -> Outcome:
     """One process, no DeepSpeed: what the engine must agree with."""
-    module = load_start(world.model, made.seed).module.train()
-    batches = batches_of(world, made, 0, 1)
+    module = load_start(world.model, made).module.train()
+    batches = batches_of(world, made, 0, 1, cls)
     optimizer = torch.optim.AdamW(module.parameter_groups(made), betas=made.betas, weight_decay=made.weight_decay)
-    losses, norms = [], []
+    trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+    losses: list[float | None] = []
+    norms: list[float] = []
+    row: dict[str, Any] = {}
     average: dict[str, torch.Tensor] = {}
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * learning_rate_at(step, made)
         loss, _ = module(batches.batch(step))
         loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(module.parameters(), made.max_grad_norm)))
-        optimizer.step()
+        row = module.token_fuser.telemetry()
+        norm = float(torch.nn.utils.clip_grad_norm_(trained.values(), made.max_grad_norm))
+        if math.isfinite(norm):
+            optimizer.step()
+            decay = min(made.ema_decay, (1 + step) / (10 + step))
+            for name, weight in trained.items():
+                average[name] = decay * average.get(name, weight.detach()) + (1 - decay) * weight.detach()
         optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-        decay = min(made.ema_decay, (1 + step) / (10 + step))
-        for name, weight in module.state_dict().items():
-            average[name] = decay * average.get(name, weight) + (1 - decay) * weight
-    return Outcome(losses, norms, module.state_dict(), average)
+        losses.append(float(loss.detach()) if math.isfinite(norm) else None)
+        norms.append(norm)
+    weights = {name: weight.detach().flatten() for name, weight in trained.items()}
+    return Outcome(losses, norms, row, weights, {name: value.flatten() for name, value in average.items()}, {})
 
 
-def sharded(root: Path, made: TrainingConfig, steps: int, *, resume_at: int | None = None) -> Outcome:
-    """This rank's part of a run of ``steps`` steps, in a process group that exists.
+def start_engine(world: World, made: TrainingConfig) -> Engine:
+    return Engine(load_start(world.model, made).module, made, torch.device("cpu"))
 
-    With ``resume_at`` the engine is thrown away after that checkpoint and a new one continues from it.
+
+class Enough(Exception):
+    """The steps that the test wants are done."""
+
+
+def sharded(
+    world: World,
+    made: TrainingConfig,
+    first: int,
+    last: int,
+    directory: Path,
+    source: Path | None = None,
+    cls: type[Batches] = Batches,
+) -> Outcome:
+    """This rank's part of steps ``first`` to ``last`` in a process group that exists; its state goes to ``directory``.
+
+    ``source`` is the state that an engine whose fuser was drawn from another seed goes on from.
     """
-    world = World(root)
-    batches = batches_of(world, made, dist.get_rank(), WORLD)
-    losses: list[float] = []
-    norms: list[float] = []
-    engine = Engine(load_start(world.model, made.seed).module, made, torch.device("cpu"))
-    directory = root / "states" / f"{made.zero_stage}-{made.precision}-{resume_at}"
-
-    class Enough(Exception):
-        pass
+    ranks = dist.get_world_size()
+    batches = batches_of(world, made, dist.get_rank(), ranks, cls)
+    engine = start_engine(world, made if source is None else made.model_copy(update={"seed": made.seed + 1}))
+    progress = Progress(0, 0) if source is None else engine.load(source)
+    assert progress.step == first
+    rows: list[dict[str, Any]] = []
 
     def record(row: dict[str, Any]) -> None:
-        losses.append(row["loss"])
-        norms.append(row["gradient_norm"])
-        if row["step"] == steps and steps < made.steps and resume_at != steps:
-            raise Enough
-
-    def checkpoint(row: dict[str, Any]) -> None:
-        if row["step"] == resume_at:
-            engine.save(directory, resume_at)
+        rows.append(row)
+        if row["step"] == last:
+            engine.save(directory, last)
             raise Enough
 
     with contextlib.suppress(Enough):
-        run_steps(engine, batches, made, 0, record=record, checkpoint=checkpoint)
-    if resume_at is not None:
-        engine = Engine(load_start(world.model, made.seed + 1).module, made, torch.device("cpu"))
-        done = engine.load(directory)
-        assert done == resume_at
-        if done < steps:
-            with contextlib.suppress(Enough):
-                run_steps(engine, batches, made, done, record=record, checkpoint=lambda row: None)
-    average = engine.average() or {}
-    weights = engine.weights() or {}
-    return Outcome(losses, norms, {name: value.clone() for name, value in weights.items()}, average)
+        run_steps(engine, batches, made, progress, record=record, checkpoint=lambda row: None)
+    dist.barrier()
+    return outcome(rows, directory, made)
 
 
-def refused(root: Path) -> str:
-    """The message that a NaN in one clip's latents ends in, on this rank."""
-    world, made = World(root), config(log_every=4)
+def outcome(rows: list[dict[str, Any]], directory: Path, made: TrainingConfig) -> Outcome:
+    kinds: tuple[Any, ...] = ("exp_avg", "exp_avg_sq")
+    return Outcome(
+        losses=[row["loss"] for row in rows],
+        norms=[row["gradient_norm"] for row in rows],
+        row=rows[-1],
+        weights=read_weights(directory, "weight"),
+        average=read_weights(directory, "average") if made.ema_decay else {},
+        moments={f"{kind}/{name}": value for kind in kinds for name, value in read_weights(directory, kind).items()},
+    )
+
+
+SHORT = 8
+MIDDLE = 4
+COMBINATIONS = [(stage, precision) for precision in ("fp32", "bf16") for stage in (1, 2, 3)]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "accumulated": {"accumulate": 2},
+    "checkpointed": {"gradient_checkpointing": True},
+    "offloaded": {"offload": "optimizer"},
+    "offloaded whole": {"offload": "all", "zero_stage": 3},
+}
+PARTS: dict[str, dict[str, Any]] = {
+    "fuser": {"train": "fuser"},
+    "lora": {"train": "lora", "lora": LoraConfig(rank=4, alpha=8)},
+}
+"""What else is trained than everything."""
+
+
+def refused(world: World) -> str:
+    """The message that NaN in one clip's latents ends in, on this rank."""
+    made = config(log_every=4, max_skipped_steps=0)
     batches = batches_of(world, made, dist.get_rank(), WORLD, BrokenBatches)
-    engine = Engine(load_start(world.model, made.seed).module, made, torch.device("cpu"))
     try:
-        run_steps(engine, batches, made, 0, record=lambda row: None, checkpoint=lambda row: None)
+        run_steps(
+            start_engine(world, made),
+            batches,
+            made,
+            Progress(0, 0),
+            record=lambda row: None,
+            checkpoint=lambda row: None,
+        )
     except NonFiniteError as error:
         return str(error)
     return ""
 
 
-SHORT = 8
-
-
-def _rank(rank: int, root: Path) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=WORLD)
-    outcomes: dict[str, Any] = {"whole": sharded(root, config(), STEPS)}
+def _two(world: World, states: Path) -> dict[str, Any]:
+    """Runs of two ranks."""
+    found: dict[str, Any] = {"whole": sharded(world, config(), 0, STEPS, states / "whole")}
+    for stage, precision in COMBINATIONS:
+        name, made = f"stage{stage} {precision}", config(zero_stage=stage, precision=precision)
+        found[name] = sharded(world, made, 0, SHORT, states / name)
+        half = states / f"{name} half"
+        sharded(world, made, 0, MIDDLE, half)
+        found[f"{name} resumed"] = sharded(world, made, MIDDLE, SHORT, states / f"{name} resumed", half)
+    for name, fields in (VARIANTS | PARTS).items():
+        found[name] = sharded(world, config(**fields), 0, SHORT, states / name)
+    for name, fields in PARTS.items():
+        made = config(zero_stage=3, precision="bf16", **fields)
+        sharded(world, made, 0, MIDDLE, states / f"{name} half")
+        found[f"{name} sharded"] = sharded(world, made, 0, SHORT, states / f"{name} sharded")
+        found[f"{name} resumed"] = sharded(
+            world, made, MIDDLE, SHORT, states / f"{name} resumed", states / f"{name} half"
+        )
     for stage in (1, 2, 3):
-        made = config(zero_stage=stage)
-        outcomes[f"stage{stage}"] = sharded(root, made, SHORT)
-        outcomes[f"stage{stage} loaded"] = sharded(root, made, SHORT, resume_at=SHORT)
-        outcomes[f"stage{stage} resumed"] = sharded(root, made, SHORT, resume_at=CHECKPOINT_EVERY)
-    outcomes["accumulated"] = sharded(root, config(accumulate=2), SHORT)
-    outcomes["bf16"] = sharded(root, config(precision="bf16"), SHORT)
-    outcomes["bf16 resumed"] = sharded(root, config(precision="bf16"), SHORT, resume_at=CHECKPOINT_EVERY)
-    outcomes["checkpointed"] = sharded(root, config(gradient_checkpointing=True), SHORT)
-    outcomes["refused"] = refused(root)
-    torch.save(outcomes, root / f"outcomes-{rank}.pt")
+        made = config(zero_stage=stage, max_skipped_steps=SHORT)
+        found[f"skipped{stage}"] = sharded(world, made, 0, SHORT, states / f"skipped{stage}", cls=BrokenBatches)
+    found["refused"] = refused(world)
+    for stage in (2, 3):
+        name, made = f"stage{stage} bf16", config(zero_stage=stage, precision="bf16")
+        engine = start_engine(world, made)
+        found[f"{name} loaded"] = engine.load(states / name)
+        engine.save(states / f"{name} again", SHORT)
+    return found
+
+
+def _one(world: World, states: Path) -> dict[str, Any]:
+    """Runs of one rank that go on from two."""
+    found = {}
+    for stage in (1, 2, 3):
+        made, half = config(zero_stage=stage), states / f"stage{stage} fp32 half"
+        found[f"stage{stage} alone"] = sharded(world, made, MIDDLE, MIDDLE + 2, states / f"stage{stage} alone", half)
+    return found
+
+
+def _two_again(world: World, states: Path) -> dict[str, Any]:
+    """Runs of two ranks that go on from one, under another stage than before."""
+    found = {}
+    for stage in (1, 2, 3):
+        made, alone = config(zero_stage=stage % 3 + 1), states / f"stage{stage} alone"
+        found[f"stage{stage} together"] = sharded(world, made, MIDDLE + 2, SHORT, states / f"{stage}", alone)
+    return found
+
+
+def _rank(rank: int, ranks: int, work: Any, world: World, name: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{world.root}/{name}", rank=rank, world_size=ranks)
+    torch.save(work(world, world.root / "states"), world.root / f"{name}-{rank}.pt")
     dist.destroy_process_group()
 
 
 def run_without_ray(world: World) -> list[dict[str, Any]]:
-    """Every sharded run, in two processes; what each rank found."""
-    mp.start_processes(_rank, (world.root,), nprocs=WORLD, start_method="spawn")
-    return [torch.load(world.root / f"outcomes-{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    """Every sharded run, in processes of their own; what each of two ranks found."""
+    outcomes: list[dict[str, Any]] = [{}, {}]
+    for name, work, ranks in (("two", _two, 2), ("one", _one, 1), ("again", _two_again, 2)):
+        mp.start_processes(_rank, (ranks, work, world, name), nprocs=ranks, start_method="spawn")
+        for rank in range(ranks):
+            outcomes[rank] |= torch.load(world.root / f"{name}-{rank}.pt", weights_only=False)
+    return outcomes

@@ -1,0 +1,61 @@
+"""A run's directory: whose it is and whether it has finished."""
+
+from mimir_ray.config import Config, UserError, differences, fingerprint, from_dict
+from mimir_ray.model.config import ModelConfig
+from mimir_ray.records import SCHEMA_VERSION
+from mimir_ray.storage import exists, join, read_json, write_json
+from mimir_ray.training.config import TrainingConfig
+
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+
+
+class Run(Config):
+    """What determines the weights that come out: another value of any of these is another run."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: ModelConfig
+    training: TrainingConfig
+    tables: dict[str, str]
+    """Configuration fingerprint of each table."""
+    samples: str
+    """Content id of the shard names and their usable samples."""
+
+
+def begin(out: str, run: Run) -> None:
+    """Claim ``out`` for this run. Raises UserError where another one has already trained there."""
+    uri = join(out, "_run.json")
+    if exists(uri) and exists(join(out, METRICS)):
+        changed = differences(read_json(uri), run.model_dump(mode="json"))
+        if changed:
+            raise UserError(
+                f"{out} holds another run: {'; '.join(changed)}. Choose another --out, remove {out}, or undo the change"
+            )
+    else:
+        write_json(uri, run.model_dump(mode="json"))
+
+
+def finish(out: str, run: Run, seconds: float) -> None:
+    """Say that the run has finished, with all that it had to write."""
+    write_json(
+        join(out, "_manifest.json"),
+        run.model_dump(mode="json") | {"fingerprint": fingerprint(run), "seconds": seconds},
+    )
+
+
+def finished(out: str, run: Run) -> bool:
+    uri = join(out, "_manifest.json")
+    complete = exists(uri) and exists(join(out, "export", "model_index.json"))
+    return complete and bool(read_json(uri)["fingerprint"] == fingerprint(run))
+
+
+def read_run(out: str) -> Run:
+    """Raises UserError where ``out`` is no run's directory."""
+    uri = join(out, "_run.json")
+    if not exists(uri):
+        raise UserError(f"{out} is no training run (it has no _run.json); name the --out of `mimir train`")
+    return from_dict(Run, read_json(uri), uri)
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
