@@ -45,7 +45,8 @@ def export_run(
     kind: Kind = "average" if (bool(run.training.ema_decay) if average is None else average) else "weight"
     if not merge and run.training.train != "lora":
         raise UserError(
-            f"{run_dir} trained without adapters (training.train={run.training.train}): nothing to keep apart"
+            f"{run_dir} was trained with training.train={run.training.train}, without adapters; only those of lora can "
+            "be kept apart: leave the option out"
         )
     with open_checkpoint(run_dir, step) as directory:
         progress = read_progress(directory)

@@ -69,6 +69,8 @@ class Outcome:
     weights: dict[str, torch.Tensor]
     average: dict[str, torch.Tensor]
     moments: dict[str, torch.Tensor]
+    computed: dict[str, torch.Tensor]
+    """What the module itself has; of a worker that has it whole."""
 
 
 class BrokenBatches(Batches):
@@ -122,7 +124,7 @@ def plain(world: World, made: TrainingConfig, steps: int, cls: type[Batches] = B
         losses.append(float(loss.detach()) if math.isfinite(norm) else None)
         norms.append(norm)
     weights = {name: weight.detach().flatten() for name, weight in trained.items()}
-    return Outcome(losses, norms, row, weights, {name: value.flatten() for name, value in average.items()}, {})
+    return Outcome(losses, norms, row, weights, {name: value.flatten() for name, value in average.items()}, {}, {})
 
 
 def start_engine(world: World, made: TrainingConfig) -> Engine:
@@ -148,7 +150,9 @@ def sharded(
     """
     ranks = dist.get_world_size()
     batches = batches_of(world, made, dist.get_rank(), ranks, cls)
-    engine = start_engine(world, made if source is None else made.model_copy(update={"seed": made.seed + 1}))
+    other = made if source is None else made.model_copy(update={"seed": made.seed + 1})
+    module = load_start(world.model, other).module
+    engine = Engine(module, other, torch.device("cpu"))
     progress = Progress(0, 0) if source is None else engine.load(source)
     assert progress.step == first
     rows: list[dict[str, Any]] = []
@@ -162,10 +166,13 @@ def sharded(
     with contextlib.suppress(Enough):
         run_steps(engine, batches, made, progress, record=record, checkpoint=lambda row: None)
     dist.barrier()
-    return outcome(rows, directory, made)
+    computed = {name: value.clone() for name, value in module.state_dict().items()} if made.zero_stage < 3 else {}
+    return outcome(rows, directory, made, computed)
 
 
-def outcome(rows: list[dict[str, Any]], directory: Path, made: TrainingConfig) -> Outcome:
+def outcome(
+    rows: list[dict[str, Any]], directory: Path, made: TrainingConfig, computed: dict[str, torch.Tensor] | None = None
+) -> Outcome:
     kinds: tuple[Any, ...] = ("exp_avg", "exp_avg_sq")
     return Outcome(
         losses=[row["loss"] for row in rows],
@@ -174,6 +181,7 @@ def outcome(rows: list[dict[str, Any]], directory: Path, made: TrainingConfig) -
         weights=read_weights(directory, "weight"),
         average=read_weights(directory, "average") if made.ema_decay else {},
         moments={f"{kind}/{name}": value for kind in kinds for name, value in read_weights(directory, kind).items()},
+        computed=computed or {},
     )
 
 

@@ -1,0 +1,48 @@
+"""`mimir export`: a checkpoint of a training run becomes a model that any diffusers user can load."""
+
+from typing import Annotated
+
+import typer
+
+from mimir_ray.cli.console import register, results, silence_loading_bars, status
+from mimir_ray.cli.paths import require
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb of this module."""
+    register(
+        app,
+        "export",
+        examples=[
+            "mimir export runs/mine/train",
+            "mimir export runs/mine/train --raw --step 400 --out runs/mine/step-400",
+            "mimir export s3://bucket/lora --unmerged --out adapters",
+        ],
+    )(export)
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The --out of `mimir train`.")],
+    out: Annotated[str | None, typer.Option("--out", help="Where the model goes; RUN/export unless given.")] = None,
+    average: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--raw",
+            help="The moving average of the weights, or the weights; without either the average if the run keeps one.",
+            show_default=False,
+        ),
+    ] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="Of the checkpoint; the last one unless given.")] = None,
+    unmerged: Annotated[
+        bool, typer.Option("--unmerged", help="Keep the adapters of training.train=lora apart from the weights.")
+    ] = False,
+) -> None:
+    """Write a checkpoint of a run in diffusers' layout, for `MimirPipeline.from_pretrained` and every verb here."""
+    require(run, "RUN", "name what `mimir train --out` wrote")
+
+    from mimir_ray.training.export import export_run
+
+    silence_loading_bars()
+    with status.status(f"reading {run}"):
+        target = export_run(run, out, average=average, step=step, merge=not unmerged)
+    results.print(target, markup=False)
