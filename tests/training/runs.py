@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "offloaded": {"offload": "optimizer"},
     "offloaded whole": {"offload": "all", "zero_stage": 3},
 }
+if shutil.which("g++"):
+    VARIANTS["compiled"] = {"compile": True}
 PARTS: dict[str, dict[str, Any]] = {
     "fuser": {"train": "fuser"},
     "lora": {"train": "lora", "lora": LoraConfig(rank=4, alpha=8)},
