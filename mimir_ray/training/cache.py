@@ -12,11 +12,13 @@ T = TypeVar("T")
 class Cache(Generic[T]):
     """What was used last, up to ``limit`` in the unit of ``weigh``; the rest is made again when it is asked for.
 
+    What weighs None, or more than the limit, is not kept and drives nothing else out.
+
     Threads that ask for the same thing at the same time wait for the one that makes it. An error is raised for each of
     them, and forgotten.
     """
 
-    def __init__(self, limit: int, weigh: Callable[[T], int]) -> None:
+    def __init__(self, limit: int, weigh: Callable[[T], int | None]) -> None:
         self._limit = limit
         self._weigh = weigh
         self._held: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
@@ -50,6 +52,8 @@ class Cache(Generic[T]):
         weight = self._weigh(made)
         with self._lock:
             del self._coming[key]
+            if weight is None or weight > self._limit:
+                return
             self._held[key] = made, weight
             self._weight += weight
             while self._weight > self._limit:

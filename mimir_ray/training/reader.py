@@ -37,7 +37,7 @@ class Reader:
         self._weights = config.caption_weights
         # The shards that are mixed now, and those that come next; few bytes each.
         self._shards: Cache[OpenShard] = Cache(2 * config.shuffle_shards * len(data.buckets), lambda _: 1)
-        self._groups: Cache[pa.Table] = Cache(config.cache_mib * 2**20, pa.Table.get_total_buffer_size)
+        self._groups: Cache[pa.Table] = Cache(config.cache_mib * 2**20, _weigh)
 
     def shard(self, name: str) -> "OpenShard":
         """Raises UserError where the shard cannot be read, or is not what it was when training began."""
@@ -108,3 +108,8 @@ class OpenShard:
         number = bisect_right(rows.starts, row) - 1
         group = self._groups.get((table, self._name, number), partial(rows.read_group, number, _COLUMNS[table]))
         return group, row - rows.starts[number]
+
+
+def _weigh(group: pa.Table) -> int | None:
+    """Bytes of a group of rows; None for a row by itself, which nobody wants again before the next epoch."""
+    return int(group.get_total_buffer_size()) if group.num_rows > 1 else None
