@@ -19,15 +19,19 @@ def add_to(app: typer.Typer) -> None:
             "mimir train --data runs/mine/data --out runs/mine/train",
             "mimir train --data s3://b/data --out s3://b/train --recipe mimir_5b",
             "mimir train --data D --out O --set training.learning_rate=1e-4",
+            "mimir train --data D --out O --no-cache",
         ],
     )(train)
 
 
 def train(
-    data: Annotated[str, typer.Option("--data", help="Data root that `mimir precompute` filled.")],
+    data: Annotated[str, typer.Option("--data", help="Data root that `mimir curate` and `mimir precompute` filled.")],
     out: Annotated[str, typer.Option("--out", help="Checkpoints, metrics.jsonl and the finished model (export/).")],
     recipe: RecipeName = "shapes",
     assignments: Assignments = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Encode the clips first, in memory; for a few that only were curated.")
+    ] = False,
     address: RayAddress = None,
 ) -> None:
     """Fine-tune the token fuser and the video transformer with Ray Train and DeepSpeed ZeRO."""
@@ -36,10 +40,12 @@ def train(
     require_checkpoint(configuration.model.base)
 
     from mimir_ray.cli.ray_cluster import connect
+    from mimir_ray.precompute import encode_in_memory
     from mimir_ray.training import train as run
 
     connect(address)
-    summary = run(data, out, configuration.model, configuration.training)
+    source = encode_in_memory(data, configuration.model, configuration.precompute) if no_cache else None
+    summary = run(data, out, configuration.model, configuration.training, source=source)
     before = " (it had finished before)" if summary.already_finished else ""
     results.print(
         f"{summary.export}: {summary.steps} steps on {summary.clips} clips{before}, "

@@ -5,6 +5,15 @@ summary = precompute("runs/mine/data", recipe.model, recipe.precompute)
 
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.estimate import Estimate, estimate
+from mimir_ray.precompute.memory import EncodedTables, encode_in_memory
 from mimir_ray.precompute.pipeline import PrecomputeSummary, precompute
 
-__all__ = ["Estimate", "PrecomputeConfig", "PrecomputeSummary", "estimate", "precompute"]
+__all__ = [
+    "EncodedTables",
+    "Estimate",
+    "PrecomputeConfig",
+    "PrecomputeSummary",
+    "encode_in_memory",
+    "estimate",
+    "precompute",
+]

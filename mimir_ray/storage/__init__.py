@@ -25,11 +25,13 @@ from mimir_ray.storage.files import (
     write_bytes,
     write_json,
 )
+from mimir_ray.storage.shard import Shard
 from mimir_ray.storage.table import AccountingError, Manifest, Table
 
 __all__ = [
     "AccountingError",
     "Manifest",
+    "Shard",
     "Table",
     "absolute",
     "content_id",

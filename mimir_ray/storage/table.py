@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from mimir_ray.config import Config, UserError, differences, fingerprint
 from mimir_ray.records import SCHEMA_VERSION, SCHEMAS, STATUSES
@@ -25,6 +24,7 @@ from mimir_ray.storage.files import (
     write_bytes,
     write_json,
 )
+from mimir_ray.storage.shard import Shard, encode_shard
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_REASONS = 200
@@ -103,15 +103,15 @@ class Table:
         if schema is None:
             raise ValueError(f"{self.name} is no known table; pass its schema or use one of {', '.join(SCHEMAS)}")
         checked = _conform(rows, schema, f"shard {shard} of {self.name}")
-        sink = pa.BufferOutputStream()
-        pq.write_table(checked, sink, compression="zstd")
-        write_bytes(self._file(f"{_checked(shard)}.parquet"), sink.getvalue())
+        write_bytes(self._file(f"{_checked(shard)}.parquet"), encode_shard(checked))
+
+    def open(self, shard: str) -> Shard:
+        """One committed shard, of which only the footer is read at once. Raises FileNotFoundError."""
+        return Shard(self._file(f"{_checked(shard)}.parquet"))
 
     def read(self, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of one committed shard. Raises FileNotFoundError."""
-        system, path = filesystem(self._file(f"{_checked(shard)}.parquet"))
-        with system.open_input_file(path) as source:
-            return pq.read_table(source, columns=None if columns is None else list(columns))
+        return self.open(shard).read(columns)
 
     def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The committed shards one after another, in the order of their names."""

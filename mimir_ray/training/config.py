@@ -85,7 +85,13 @@ class TrainingConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63)
     """Decides the order of samples, every draw of a step and the fuser's initial weights."""
     shuffle_shards: int = Field(8, gt=0)
-    """Shards whose rows are mixed with each other; each worker keeps about this many in memory."""
+    """Shards whose rows are mixed with each other."""
+    read_ahead: int = Field(4, gt=0)
+    """Batches that a worker makes while it computes, each in a thread of its own: several reads at a time keep a disk
+    or an object store busy, and a slow one is not waited for."""
+    cache_mib: int = Field(1024, gt=0)
+    """Memory of a worker for rows that were read and may soon be wanted: small ones lie in groups of about 4 MiB, and a
+    group that had to go is read again for its next row. Rows of megabytes are read once, whatever this is."""
 
     log_every: int = Field(10, gt=0)
     """Steps between lines of metrics.jsonl. Losses are read from the device this often."""

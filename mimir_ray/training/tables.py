@@ -1,18 +1,21 @@
 """Which clips can be trained on: the tables of a data root, joined by clip_id shard by shard.
 
-Only ids, kinds and statuses are read here; the states stay on disk until a batch needs them.
+Only ids, kinds, shapes and statuses are read here; the states stay where they are until a batch needs them.
 """
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from mimir_ray.config import UserError
-from mimir_ray.storage import Table, join
 from mimir_ray.training.config import CaptionWeights
+from mimir_ray.training.order import Shape
+from mimir_ray.training.source import READERS, Source, StoredTables, tuples
 
-_KEYS = ["clip_id", "kind", "text", "status"]
+LATENTS_KEYS = ["clip_id", "shape", "status"]
+CAPTION_KEYS = ["clip_id", "kind", "text", "status"]
 
 
 @dataclass(frozen=True)
@@ -30,105 +33,80 @@ class Sample:
     """A clip that can be trained on."""
 
     clip_id: str
+    shape: Shape
+    """T C h w of its latents."""
     latents_row: int
     captions: tuple[Caption, ...]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The usable part of a data root; small enough to send to every worker."""
+    """What can be trained on; small enough to send to every worker."""
 
     root: str
+    source: Source
     decoder: bool
     """Whether ``llm_tokens`` is read."""
-    counts: dict[str, int]
-    """Usable samples of each shard."""
+    buckets: dict[Shape, dict[str, int]]
+    """Usable samples of each shard, by the shape of their latents (T C h w)."""
     unusable: int
     """Clips with latents but without a caption that has a weight and all its tokens."""
-    latent_shape: tuple[int, int, int, int]
-    """T C h w."""
     fingerprints: dict[str, str]
     """Configuration fingerprint of each table."""
 
-    def table(self, name: str) -> Table:
-        return Table(join(self.root, name))
+    @property
+    def counts(self) -> dict[str, int]:
+        """Usable samples of each shard."""
+        counts: Counter[str] = Counter()
+        for shards in self.buckets.values():
+            counts.update(shards)
+        return dict(counts)
 
     @property
     def clips(self) -> int:
-        return sum(self.counts.values())
+        return sum(sum(shards.values()) for shards in self.buckets.values())
 
 
-def open_data(root: str, decoder: bool, weights: CaptionWeights) -> TrainingData:
-    """Check the tables under ``root`` and count what can be trained on.
+def open_data(root: str, decoder: bool, weights: CaptionWeights, source: Source | None = None) -> TrainingData:
+    """Check the tables under ``root``, or those of another ``source``, and count what can be trained on.
 
     Raises:
-        UserError: a table is missing, unfinished or does not fit the others; clips of different sizes; nothing usable.
+        UserError: a table is missing, unfinished or does not fit the others; nothing usable.
     """
-    names = ["latents", "t5_tokens", *(["llm_tokens"] if decoder else [])]
-    tables = {name: Table(join(root, name)) for name in names}
-    again = f"run `mimir precompute` on {root} until it says that it is finished"
-    fingerprints = {}
-    for name, table in tables.items():
-        manifest = table.manifest()
-        if manifest is None:
-            state = f"has {len(shards)} shards but is not finished" if (shards := table.shards()) else "does not exist"
-            raise UserError(f"the table {table.uri} {state}; {again}")
-        fingerprints[name] = manifest.fingerprint
-    shards = tables["latents"].shards()
-    curated, latents = Table(join(root, "clips")), tables["latents"].manifest()
-    if (clips := curated.manifest()) and latents and (curated.shards() != shards or clips.ok != latents.inputs):
-        raise UserError(
-            f"{root} was curated again since precompute: {clips.ok} clips are kept now, and {latents.inputs} were "
-            "encoded; run `mimir precompute` on it, which encodes what is new"
-        )
-    for name in names[1:]:
-        if lacking := set(shards) - set(tables[name].shards()):
-            raise UserError(f"{tables[name].uri} lacks {len(lacking)} of the {len(shards)} shards of latents; {again}")
-    counts: dict[str, int] = {}
-    encoded = 0
-    sizes: dict[tuple[int, ...], str] = {}
-    for shard in shards:
-        latents = read_shard(tables["latents"], shard, ["clip_id", "shape", "status"])
-        tokens = [read_shard(tables[name], shard, _KEYS) for name in names[1:]]
-        counts[shard] = len(join_samples(latents, tokens[0], tokens[1] if decoder else None, weights))
-        for clip_id, shape, status in _rows(latents, ["clip_id", "shape", "status"]):
-            if status == "ok":
-                encoded += 1
-                sizes.setdefault(tuple(shape), clip_id)
+    source = source or StoredTables(root)
+    fingerprints = source.check(["latents", "t5_tokens", *(["llm_tokens"] if decoder else [])])
+    shards = source.shards()
+    buckets: dict[Shape, dict[str, int]] = {}
+    encoded = usable = 0
+    with ThreadPoolExecutor(READERS, "tables") as readers:
+        opened = readers.map(lambda shard: _count(source, shard, decoder, weights), shards)
+        for shard, (latents, shapes) in zip(shards, opened, strict=True):
+            encoded += latents
+            usable += shapes.total()
+            for shape, samples in shapes.items():
+                buckets.setdefault(shape, {})[shard] = samples
     if not encoded:
         raise UserError(f"{root} has no clip with latents; `mimir curate report {root}` says what became of the videos")
-    if not any(counts.values()):
+    if not usable:
         kinds = ", ".join(kind for kind, weight in weights.model_dump().items() if weight)
         raise UserError(
             f"{root} has {encoded} clips with latents and none of them has tokens of a caption of kind {kinds}; "
             "give the kinds that it has a weight (training.caption_weights), or look at the reasons in its tables"
         )
-    if len(sizes) > 1:
-        example = "; ".join(f"{clip} has {'x'.join(map(str, shape))}" for shape, clip in list(sizes.items())[:3])
-        raise UserError(
-            f"the latents of {root} have {len(sizes)} different shapes ({example}); a batch needs one: "
-            "precompute with one num_frames, height and width"
-        )
-    frames, channels, height, width = next(iter(sizes))
-    return TrainingData(
-        root=root,
-        decoder=decoder,
-        counts=counts,
-        unusable=encoded - sum(counts.values()),
-        latent_shape=(frames, channels // 2, height, width),
-        fingerprints=fingerprints,
+    return TrainingData(root, source, decoder, buckets, encoded - usable, fingerprints)
+
+
+def _count(source: Source, shard: str, decoder: bool, weights: CaptionWeights) -> tuple[int, Counter[Shape]]:
+    """Clips of a shard that have latents, and its usable samples by shape."""
+    latents = source.open("latents", shard).read(LATENTS_KEYS)
+    samples = join_samples(
+        latents,
+        source.open("t5_tokens", shard).read(CAPTION_KEYS),
+        source.open("llm_tokens", shard).read(CAPTION_KEYS) if decoder else None,
+        weights,
     )
-
-
-def read_shard(table: Table, shard: str, columns: list[str]) -> pa.Table:
-    """Columns of a shard. Raises UserError with the remedy where the file cannot be read."""
-    try:
-        return table.read(shard, columns)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"cannot read shard {shard} of {table.uri} ({error}); remove {shard}.parquet there and run "
-            "`mimir precompute` again, which makes this shard anew"
-        ) from error
+    ok = sum(status == "ok" for status in latents["status"].to_pylist())
+    return ok, Counter(sample.shape for sample in samples)
 
 
 def join_samples(latents: pa.Table, t5: pa.Table, llm: pa.Table | None, weights: CaptionWeights) -> list[Sample]:
@@ -139,25 +117,22 @@ def join_samples(latents: pa.Table, t5: pa.Table, llm: pa.Table | None, weights:
     weight_of = weights.model_dump()
     llm_rows: dict[tuple[str, str, str], int] = {}
     if llm is not None:
-        for row, (clip_id, kind, text, status) in enumerate(_rows(llm, _KEYS)):
+        for row, (clip_id, kind, text, status) in enumerate(tuples(llm, CAPTION_KEYS)):
             if status == "ok":
                 llm_rows.setdefault((clip_id, kind, text), row)
     found: dict[str, dict[str, list[tuple[int, int]]]] = {}
-    for row, (clip_id, kind, text, status) in enumerate(_rows(t5, _KEYS)):
+    for row, (clip_id, kind, text, status) in enumerate(tuples(t5, CAPTION_KEYS)):
         llm_row = -1 if llm is None else llm_rows.get((clip_id, kind, text))
         if status == "ok" and llm_row is not None and weight_of[kind] > 0:
             found.setdefault(clip_id, {}).setdefault(kind, []).append((row, llm_row))
     samples = []
-    for row, (clip_id, status) in enumerate(_rows(latents, ["clip_id", "status"])):
+    for row, (clip_id, moments, status) in enumerate(tuples(latents, LATENTS_KEYS)):
         if status == "ok" and clip_id in found:
             captions = tuple(
                 Caption(weight_of[kind] / len(rows), t5_row, llm_row)
                 for kind, rows in found[clip_id].items()
                 for t5_row, llm_row in rows
             )
-            samples.append(Sample(clip_id, row, captions))
+            frames, channels, height, width = moments
+            samples.append(Sample(clip_id, (frames, channels // 2, height, width), row, captions))
     return samples
-
-
-def _rows(table: pa.Table, columns: list[str]) -> list[tuple[Any, ...]]:
-    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))

@@ -12,6 +12,7 @@ from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.fit import fit
 from mimir_ray.training.metrics import Row, read_metrics
 from mimir_ray.training.run import METRICS, Run, begin, finish, finished
+from mimir_ray.training.source import Source
 from mimir_ray.training.tables import open_data
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def train(
     model: ModelConfig,
     config: TrainingConfig,
     *,
+    source: Source | None = None,
     on_metrics: Callable[[Row], None] | None = None,
 ) -> TrainingSummary:
     """Fine-tune ``model`` on the tables under ``data``; Ray must be initialised.
@@ -53,6 +55,7 @@ def train(
     it continues from the last checkpoint, and does nothing where the run has finished.
 
     Args:
+        source: where the rows are if not in tables under ``data``; the same rows make the same run.
         on_metrics: called in a thread of this process with every row of metrics.jsonl as it is written.
 
     Raises:
@@ -62,7 +65,7 @@ def train(
     """
     began = time.monotonic()
     data, out = absolute(data), absolute(out)
-    prepared = open_data(data, model.fuser.decoder, config.caption_weights)
+    prepared = open_data(data, model.fuser.decoder, config.caption_weights, source)
     run = Run(
         model=model,
         training=config,

@@ -4,10 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mimir_ray.config import Config, UserError, fingerprint
@@ -194,6 +197,72 @@ def test_names_that_could_leave_the_table_are_refused(tmp_path: Path, shard: str
     for act in (lambda: table.commit(shard, OK), lambda: table.read(shard), lambda: table.pending([shard])):
         with pytest.raises(ValueError, match="cannot name a shard"):
             act()
+
+
+STATES = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("states", pa.large_binary()),
+        ("answers", pa.list_(pa.struct([("seed", pa.int64()), ("states", pa.large_binary())]))),
+        ("shape", pa.list_(pa.int32())),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+def states(rows: int, size: int) -> pa.Table:
+    generator = np.random.default_rng(rows)
+    return pa.Table.from_pylist(
+        [
+            {
+                "clip_id": f"clip{row}",
+                "states": generator.bytes(size),
+                "answers": [{"seed": seed, "states": generator.bytes(8)} for seed in range(row % 3)],
+                "shape": [row, 4],
+                "status": "rejected" if row % 5 == 4 else "ok",
+                "reason": "too short" if row % 5 == 4 else "",
+            }
+            for row in range(rows)
+        ],
+        STATES,
+    )
+
+
+@pytest.mark.parametrize(("rows", "size", "groups"), [(0, 0, 1), (300, 100, 1), (50, 500_000, 7), (3, 5 * 2**20, 3)])
+def test_rows_lie_in_groups_of_four_mib_or_one_row(root: str, rows: int, size: int, groups: int) -> None:
+    table, expected = Table(join(root, "states")), states(rows, size)
+    table.commit("s1", expected, STATES)
+    assert table.read("s1").equals(expected)
+    shard = table.open("s1")
+    assert len(shard.starts) == groups
+    assert shard.read(["states", "clip_id"]).equals(expected.select(["states", "clip_id"]))
+    assert shard.read(["status", "shape"]).equals(expected.select(["status", "shape"]))
+    for number, (first, after) in enumerate(pairwise([*shard.starts, rows])):
+        part = shard.read_group(number, ["clip_id", "answers"])
+        assert part.equals(expected.slice(first, after - first).select(["clip_id", "answers"]))
+
+
+def test_what_names_the_rows_is_read_without_the_rows(tmp_path: Path) -> None:
+    table, expected = Table(join(tmp_path, "states")), states(8, 2**21)
+    table.commit("s1", expected, STATES)
+    shard = table.open("s1")
+    file = tmp_path / "states" / "s1.parquet"
+    assert shard._footer.serialized_size < 2**15
+    file.unlink()
+    assert shard.read(["clip_id", "status", "reason"]).equals(expected.select(["clip_id", "status", "reason"]))
+    with pytest.raises(FileNotFoundError):
+        shard.read(["clip_id", "states"])
+
+
+def test_a_shard_that_was_written_as_one_group_is_read(tmp_path: Path) -> None:
+    expected = states(12, 2**20)
+    (tmp_path / "states").mkdir()
+    pq.write_table(expected, tmp_path / "states" / "s1.parquet", compression="zstd")
+    shard = Table(join(tmp_path, "states")).open("s1")
+    assert shard.starts == (0,)
+    assert shard.read(["clip_id"]).equals(expected.select(["clip_id"]))
+    assert shard.read_group(0, ["states"]).equals(expected.select(["states"]))
 
 
 def test_a_missing_shard_is_a_missing_file(root: str) -> None:

@@ -22,8 +22,12 @@ def write_tables(
     *,
     names: Sequence[str] = ("latents", "t5_tokens", "llm_tokens"),
     finish: bool = True,
+    shapes: Sequence[tuple[int, int, int, int]] = ((3, LATENT_CHANNELS, 8, 8),),
 ) -> str:
-    """Write tables of ``clips`` clips and return ``root``. The last clip of each shard is quarantined."""
+    """Write tables of ``clips`` clips and return ``root``. The last clip of each shard is quarantined.
+
+    The latents (T C h w) of a shard's clips take the ``shapes`` in turn.
+    """
     rng = np.random.default_rng(0)
     tables = {name: Table(str(root / name)) for name in names}
     rows = dict.fromkeys(names, 0)
@@ -32,7 +36,10 @@ def write_tables(
     for shard in range(shards):
         ids = [f"clip{index:03d}" for index in range(clips) if index % shards == shard]
         parts = {
-            "latents": [_latents(rng, clip_id, clip_id != ids[-1]) for clip_id in ids],
+            "latents": [
+                _latents(rng, clip_id, clip_id != ids[-1], shapes[place % len(shapes)])
+                for place, clip_id in enumerate(ids)
+            ],
             "t5_tokens": [_t5(rng, clip_id, kind) for clip_id in ids for kind in KINDS],
             "llm_tokens": [_llm(rng, clip_id, kind) for clip_id in ids for kind in KINDS],
         }
@@ -49,12 +56,12 @@ def _states(rng: np.random.Generator, *shape: int) -> bytes:
     return pack_array(rng.standard_normal(shape, dtype=np.float32), "float16")
 
 
-def _latents(rng: np.random.Generator, clip_id: str, fine: bool) -> dict[str, object]:
-    shape = (3, 2 * LATENT_CHANNELS, 8, 8)
+def _latents(rng: np.random.Generator, clip_id: str, fine: bool, shape: tuple[int, int, int, int]) -> dict[str, object]:
+    frames, channels, height, width = shape
     return {
         "clip_id": clip_id,
-        "moments": _states(rng, *shape),
-        "shape": shape,
+        "moments": _states(rng, frames, 2 * channels, height, width),
+        "shape": [frames, 2 * channels, height, width],
         "dtype": "float16",
         "frame_indices": list(range(9)),
         "status": "ok" if fine else "quarantined",

@@ -8,11 +8,12 @@ import pytest
 from mimir_ray.config import UserError
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
-from mimir_ray.training.config import CaptionWeights, TrainingConfig
+from mimir_ray.training.config import CaptionWeights
 from mimir_ray.training.tables import join_samples, open_data
-from tests.training.tables import write_tables
+from tests.training.tables import KINDS, write_tables
 
 WEIGHTS = CaptionWeights()
+SHAPE = (3, 16, 8, 8)
 
 
 def test_only_clips_with_latents_and_every_token_are_counted(tmp_path: Path) -> None:
@@ -20,13 +21,15 @@ def test_only_clips_with_latents_and_every_token_are_counted(tmp_path: Path) -> 
     data = open_data(root, True, WEIGHTS)
     assert data.counts == {f"shard-{shard}": 3 for shard in range(3)}
     assert data.clips == 9
-    assert data.latent_shape == (3, 16, 8, 8)
+    assert list(data.buckets) == [SHAPE]
     assert set(data.fingerprints) == {"latents", "t5_tokens", "llm_tokens"}
 
 
 def test_captions_of_a_kind_share_its_weight_and_need_ok_rows() -> None:
     def table(name: str, rows: list[dict[str, object]]) -> pa.Table:
         filled = [{"status": "ok", "reason": ""} | row for row in rows]
+        if name == "latents":
+            filled = [row | {"shape": [3, 32, 8, 8]} for row in filled]
         return pa.Table.from_pylist(filled, schema=SCHEMAS[name])
 
     latents = table("latents", [{"clip_id": "x"}, {"clip_id": "y"}, {"clip_id": "z", "status": "rejected"}])
@@ -36,7 +39,7 @@ def test_captions_of_a_kind_share_its_weight_and_need_ok_rows() -> None:
     t5, llm = table("t5_tokens", tokens), table("llm_tokens", [*tokens[:3], tokens[3] | bad, tokens[4] | bad])
     weights = CaptionWeights(long=2.0, short=1.0)
     (sample,) = join_samples(latents, t5, llm, weights)
-    assert (sample.clip_id, sample.latents_row) == ("x", 0)
+    assert (sample.clip_id, sample.shape, sample.latents_row) == ("x", SHAPE, 0)
     assert [(c.weight, c.t5_row, c.llm_row) for c in sample.captions] == [(2.0, 0, 0), (0.5, 1, 1), (0.5, 2, 2)]
     assert [s.clip_id for s in join_samples(latents, t5, None, weights)] == ["x", "y"]
     (only,) = join_samples(latents, t5, None, CaptionWeights(user=0))
@@ -56,28 +59,45 @@ def test_an_unfinished_table_is_refused(tmp_path: Path) -> None:
         open_data(root, True, WEIGHTS)
 
 
+def curate(root: Path, clips: dict[str, list[str]], texts: dict[str, str] | None = None) -> None:
+    """Tables `clips` and `captions` of these clips by shard, with the captions that were encoded or other ``texts``."""
+    rows = {
+        "clips": lambda clip: [{"clip_id": clip}],
+        "captions": lambda clip: [
+            {"clip_id": clip, "kind": kind, "text": (texts or {}).get(clip, f"{kind} words")} for kind in KINDS
+        ],
+    }
+    for name, made in rows.items():
+        table = Table(str(root / name))
+        table.begin(CaptionWeights(), overwrite=True)
+        table.drop(table.shards())
+        count = 0
+        for shard, members in clips.items():
+            filled = [row | {"status": "ok", "reason": "", "rule": ""} for clip in members for row in made(clip)]
+            table.commit(shard, pa.Table.from_pylist(filled, schema=SCHEMAS[name]))
+            count += len(filled)
+        table.finish(count)
+
+
 def test_a_data_root_that_was_curated_again_must_be_encoded_again(tmp_path: Path) -> None:
     root = write_tables(tmp_path, clips=12, shards=3)
-    clips, shards = Table(str(tmp_path / "clips")), Table(str(tmp_path / "latents")).shards()
-    kept = Table(str(tmp_path / "latents")).manifest()
-    assert kept is not None
-
-    def curate(names: list[str], count: int) -> None:
-        clips.begin(CaptionWeights(), overwrite=True)
-        clips.drop(clips.shards())
-        rows = [{"clip_id": str(index), "status": "ok", "reason": "", "rule": ""} for index in range(count)]
-        for place, name in enumerate(names):
-            clips.commit(name, pa.Table.from_pylist(rows[place :: len(names)], schema=SCHEMAS["clips"]))
-        clips.finish(count)
-
-    curate(shards, kept.inputs)
+    latents = Table(str(tmp_path / "latents"))
+    encoded = {shard: latents.read(shard, ["clip_id"])["clip_id"].to_pylist() for shard in latents.shards()}
+    curate(tmp_path, encoded)
     assert open_data(root, True, WEIGHTS).clips == 9
-    for names, count in ((["other"], kept.inputs), (shards, kept.inputs + 1)):
-        curate(names, count)
-        with pytest.raises(
-            UserError, match=rf"again since precompute: {count} clips are kept now, and {kept.inputs} were"
-        ):
-            open_data(root, True, WEIGHTS)
+    again = "which encodes what is new"
+    curate(tmp_path, encoded | {"shard-1": ["new", *encoded["shard-1"]]})
+    with pytest.raises(UserError, match=rf"again since precompute: 13 clips are kept now, and 12 were .*{again}"):
+        open_data(root, True, WEIGHTS)
+    curate(tmp_path, {"other": [clip for clips in encoded.values() for clip in clips]})
+    with pytest.raises(UserError, match=rf"again since precompute: 12 clips are kept now, and 12 were .*{again}"):
+        open_data(root, True, WEIGHTS)
+    curate(tmp_path, encoded | {"shard-1": ["new", *encoded["shard-1"][1:]]})
+    with pytest.raises(UserError, match=rf"clips of shard shard-1 .* are not those that were encoded.*{again}"):
+        open_data(root, True, WEIGHTS)
+    curate(tmp_path, encoded, texts={encoded["shard-2"][0]: "a better caption"})
+    with pytest.raises(UserError, match=rf"captions of shard shard-2 .* are not those that were encoded.*{again}"):
+        open_data(root, True, WEIGHTS)
 
 
 def test_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -93,12 +113,8 @@ def test_captions_without_weight_leave_nothing(tmp_path: Path) -> None:
         open_data(root, True, CaptionWeights(long=0, short=0))
 
 
-def test_clips_of_different_sizes_are_refused(tmp_path: Path) -> None:
-    root = write_tables(tmp_path, shards=1)
-    table = Table(str(tmp_path / "latents"))
-    rows = table.read("shard-0").to_pylist()
-    rows[0]["shape"] = [2, 32, 8, 8]
-    table.begin(TrainingConfig(steps=1, batch_size=1, learning_rate=1.0))
-    table.commit("shard-0", pa.Table.from_pylist(rows, schema=SCHEMAS["latents"]))
-    with pytest.raises(UserError, match=r"2 different shapes \(clip000 has 2x32x8x8; clip001 has 3x32x8x8\)"):
-        open_data(root, True, WEIGHTS)
+def test_clips_of_different_sizes_are_counted_apart(tmp_path: Path) -> None:
+    data = open_data(write_tables(tmp_path, clips=24, shapes=[SHAPE, (2, 16, 8, 8)]), True, WEIGHTS)
+    assert {shape: sum(counts.values()) for shape, counts in data.buckets.items()} == {SHAPE: 12, (2, 16, 8, 8): 9}
+    assert data.counts == {f"shard-{shard}": 7 for shard in range(3)}
+    assert data.clips == 21

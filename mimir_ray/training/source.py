@@ -1,0 +1,157 @@
+"""Where the rows that a run trains on come from: a protocol, and the tables on disk that are its default."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from mimir_ray.config import UserError
+from mimir_ray.storage import Table, join
+
+READERS = 16
+"""Shards that the driver looks at together: on an object store it waits for each of their files."""
+_CLIP = ["clip_id"]
+_CAPTION = ["clip_id", "kind", "text"]
+
+
+class Rows(Protocol):
+    """A shard of one table, whose methods may be called from several threads at once."""
+
+    @property
+    def starts(self) -> Sequence[int]:
+        """Number of the first row of each group of rows."""
+        ...
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """All rows."""
+        ...
+
+    def read_group(self, number: int, columns: Sequence[str]) -> pa.Table:
+        """The rows of one group."""
+        ...
+
+
+class Source(Protocol):
+    """Shards of ``latents``, ``t5_tokens`` and, for a model with an LLM, ``llm_tokens``. It is sent to every worker."""
+
+    def check(self, tables: Sequence[str]) -> dict[str, str]:
+        """Fingerprint of what each table was made with. Raises UserError where one cannot be trained on."""
+        ...
+
+    def shards(self) -> list[str]:
+        """Names of the shards, which every table has."""
+        ...
+
+    def open(self, table: str, shard: str) -> Rows:
+        """One shard. Raises UserError where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredTables:
+    """The tables of a data root."""
+
+    root: str
+
+    def check(self, tables: Sequence[str]) -> dict[str, str]:
+        """Raises UserError for a table that is missing or unfinished, or that holds other rows than curation keeps."""
+        again = f"run `mimir precompute` on {self.root} until it says that it is finished"
+        fingerprints = {}
+        for name in tables:
+            table = self._table(name)
+            manifest = table.manifest()
+            if manifest is None:
+                count = len(table.shards())
+                state = f"has {count} shards but is not finished" if count else "does not exist"
+                raise UserError(f"the table {table.uri} {state}; {again}")
+            fingerprints[name] = manifest.fingerprint
+        self._refuse_stale()
+        shards = self.shards()
+        for name in tables:
+            if lacking := set(shards) - set(self._table(name).shards()):
+                uri = self._table(name).uri
+                raise UserError(f"{uri} lacks {len(lacking)} of the {len(shards)} shards of latents; {again}")
+        return fingerprints
+
+    def shards(self) -> list[str]:
+        return self._table("latents").shards()
+
+    def open(self, table: str, shard: str) -> Rows:
+        return _StoredRows(self._table(table), shard)
+
+    def _table(self, name: str) -> Table:
+        return Table(join(self.root, name))
+
+    def _refuse_stale(self) -> None:
+        """Raises UserError where curation, if it is finished here, keeps other clips or captions than were encoded."""
+        clips, captions, latents = self._table("clips"), self._table("captions"), self._table("latents")
+        kept, encoded = clips.manifest(), latents.manifest()
+        if kept is None or encoded is None:
+            return
+        again = "run `mimir precompute` on it, which encodes what is new"
+        if clips.shards() != latents.shards() or kept.ok != encoded.inputs:
+            raise UserError(
+                f"{self.root} was curated again since precompute: {kept.ok} clips are kept now, and {encoded.inputs} "
+                f"were encoded; {again}"
+            )
+        if captions.manifest() is None:
+            return
+        with ThreadPoolExecutor(READERS, "captions") as readers:
+            for shard, stale in zip(clips.shards(), readers.map(self._stale, clips.shards()), strict=True):
+                if stale:
+                    raise UserError(
+                        f"the {stale} of shard {shard} under {self.root} are not those that were encoded: it was "
+                        f"curated again since precompute; {again}"
+                    )
+
+    def _stale(self, shard: str) -> str:
+        """Which rows of a shard are not those that were encoded: "clips", "captions", or none."""
+        clips = self._keys("clips", shard, _CLIP, only_ok=True)
+        if clips != self._keys("latents", shard, _CLIP):
+            return "clips"
+        captions = self._keys("captions", shard, _CAPTION, only_ok=True)
+        if {caption for caption in captions if caption[:1] in clips} != self._keys("t5_tokens", shard, _CAPTION):
+            return "captions"
+        return ""
+
+    def _keys(self, table: str, shard: str, columns: list[str], only_ok: bool = False) -> set[tuple[Any, ...]]:
+        rows = self.open(table, shard).read([*columns, "status"])
+        return {key[:-1] for key in tuples(rows, [*columns, "status"]) if key[-1] == "ok" or not only_ok}
+
+
+class _StoredRows:
+    """A committed shard; what goes wrong on the disk is told with its remedy."""
+
+    def __init__(self, table: Table, shard: str) -> None:
+        self._table = table
+        self._name = shard
+        with self._told():
+            self._shard = table.open(shard)
+        self.starts = self._shard.starts
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        with self._told():
+            return self._shard.read(columns)
+
+    def read_group(self, number: int, columns: Sequence[str]) -> pa.Table:
+        with self._told():
+            return self._shard.read_group(number, columns)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            verb = "curate" if self._table.name in ("clips", "captions") else "precompute"
+            raise UserError(
+                f"cannot read shard {self._name} of {self._table.uri} ({error}); remove {self._name}.parquet there and "
+                f"run `mimir {verb}` again, which makes this shard anew"
+            ) from error
+
+
+def tuples(rows: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The rows as Python values."""
+    return list(zip(*(rows[name].to_pylist() for name in columns), strict=True))
