@@ -26,6 +26,26 @@ from mimir_ray.training.tables import Sample, TrainingData
 
 
 @dataclass(frozen=True)
+class Share:
+    """How a batch is cut: each worker's share has as many samples, in as many equal parts for one backward pass each.
+
+    A batch that cannot be cut evenly is filled up with copies of its last sample that weigh nothing.
+    """
+
+    samples: int
+    parts: int
+    weight: float
+    """Of a sample in the mean over all workers, filled up as they are."""
+
+    @classmethod
+    def of(cls, config: TrainingConfig, world: int) -> Self:
+        """A part has at most as many samples as it has with all ``workers``, so fewer of them make more parts."""
+        parts = config.accumulate * -(-config.workers // world)
+        samples = parts * -(-config.batch_size // (world * parts))
+        return cls(samples, parts, world * samples / config.batch_size)
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a worker computes in a step."""
 
@@ -37,6 +57,8 @@ class Batch:
     """B int64."""
     keep: Tensor
     """B float32: 0 where the text is dropped."""
+    weight: Tensor
+    """B float32 of the loss: 1 but where a batch was filled up."""
     tokens: TextTokens
 
     def to(self, device: torch.device | str) -> Self:
@@ -46,6 +68,7 @@ class Batch:
             self.noise.to(device),
             self.timesteps.to(device),
             self.keep.to(device),
+            self.weight.to(device),
             self.tokens.to(device),
         )
 
@@ -62,6 +85,7 @@ class Batch:
                 self.noise[rows],
                 self.timesteps[rows],
                 self.keep[rows],
+                self.weight[rows],
                 self.tokens.select(rows),
             )
             for rows in slices
@@ -75,7 +99,7 @@ class Batches:
         scaling_factor: of the VAE.
         timesteps: length of the noise schedule.
         text_length: number N of text tokens that the fuser reads.
-        rank, world: this worker takes samples ``rank * B // world`` to ``(rank + 1) * B // world`` of each batch.
+        rank, world: this worker takes the samples of its ``Share`` of each batch, in order.
     """
 
     def __init__(
@@ -95,8 +119,10 @@ class Batches:
         self._text_length = text_length
         self._order = BatchOrder(data.buckets, config.seed, config.shuffle_shards, config.batch_size)
         self._reader = Reader(data, config)
-        share = config.batch_size // world
-        self._places = range(rank * share, (rank + 1) * share)
+        share = Share.of(config, world)
+        places = range(rank * share.samples, (rank + 1) * share.samples)
+        self._places = [min(place, config.batch_size - 1) for place in places]
+        self._weight = torch.tensor([share.weight * (place < config.batch_size) for place in places])
 
     def clip_ids(self, step: int) -> tuple[str, ...]:
         """The clips of this worker's share of step ``step`` (counted from 0)."""
@@ -129,6 +155,7 @@ class Batches:
             noise=noise,
             timesteps=torch.tensor(timesteps),
             keep=torch.tensor(keep),
+            weight=self._weight,
             tokens=tokens,
         )
 

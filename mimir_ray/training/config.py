@@ -44,6 +44,12 @@ class TrainingConfig(Config):
     """Samples of a step over all workers. The batch of a step is the same for any number of workers."""
     workers: int = Field(1, gt=0)
     """Training processes: one GPU each, or one CPU each."""
+    min_workers: int | None = Field(None, gt=0)
+    """Fewest of them with which the run goes on while machines are lacking; None waits for all. Each of fewer workers
+    takes more parts of a batch, so that memory stays what it was."""
+    resize_check_s: float = Field(60.0, gt=0)
+    """With ``min_workers``: how often Ray looks for machines that came back, which costs a restart from the last
+    checkpoint."""
     accumulate: int = Field(1, gt=0)
     """Parts into which a worker cuts its share of a batch to save memory; gradients are summed in float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -113,6 +119,10 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"batch_size={self.batch_size} does not divide by workers={self.workers} x "
                 f"accumulate={self.accumulate}; set batch_size to {choices}, or change the number of workers"
+            )
+        if self.min_workers and self.min_workers > self.workers:
+            raise ValueError(
+                f"min_workers={self.min_workers} is above workers={self.workers}; set it to fewer, or null"
             )
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mimir_ray.training.average import AVERAGE, AveragingAdamW, decay_at
-from mimir_ray.training.batches import Batch
+from mimir_ray.training.batches import Batch, Share
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.module import TrainingModule
 from mimir_ray.training.sharding import owned, publish
@@ -69,6 +69,7 @@ class Engine:
         groups = module.parameter_groups(config)
         optimizer = AveragingAdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
         world = torch.distributed.get_world_size()
+        self._parts = Share.of(config, world).parts
         self._engine, self._zero, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=_settings(config, world, device)
         )
@@ -87,10 +88,10 @@ class Engine:
                 group["average_decay"] = decay_at(step, self._config.ema_decay)
         losses: list[Tensor] = []
         report: dict[str, float] = {}
-        for part in batch.split(self._config.accumulate):
+        for part in batch.split(self._parts):
             loss, per_sample = self._engine(part)
             self._engine.backward(loss)
-            if telemetry and len(losses) == self._config.accumulate - 1:
+            if telemetry and len(losses) == self._parts - 1:
                 report = self._telemetry()
             self._engine.step()
             losses.append(per_sample)
@@ -175,10 +176,11 @@ def _settings(config: TrainingConfig, world: int, device: torch.device) -> dict[
     offload = {"offload_optimizer": aside} if config.offload != "none" else {}
     if config.offload == "all":
         offload["offload_param"] = aside
+    share = Share.of(config, world)
     settings: dict[str, Any] = {
-        "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": config.batch_size // (world * config.accumulate),
-        "gradient_accumulation_steps": config.accumulate,
+        "train_batch_size": world * share.samples,
+        "train_micro_batch_size_per_gpu": share.samples // share.parts,
+        "gradient_accumulation_steps": share.parts,
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": {
             "stage": config.zero_stage,

@@ -42,12 +42,16 @@ def fit(
     work: Any = run_worker
     gpu = _use_gpu(config, cluster.cluster_resources())
     system, path = filesystem(out)
+    scaling: Any = ray.train.ScalingConfig
+    workers: Any = (config.min_workers, config.workers) if config.min_workers else config.workers
     progress = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         work,
         train_loop_config={"job": Job(data, out, model, config, progress)},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=config.workers, use_gpu=gpu),
+        scaling_config=scaling(
+            num_workers=workers, use_gpu=gpu, elastic_resize_monitor_interval_s=config.resize_check_s
+        ),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=path,
@@ -80,12 +84,14 @@ def fit(
 def _use_gpu(config: TrainingConfig, resources: dict[str, float]) -> bool:
     """Whether the workers get GPUs. Raises UserError where there are too few: Ray would wait for ever."""
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    gpu = config.device == "cuda" or (config.device == "auto" and gpus >= config.workers)
+    name = "min_workers" if config.min_workers else "workers"
+    need = config.min_workers or config.workers
+    gpu = config.device == "cuda" or (config.device == "auto" and gpus >= need)
     kind, have = ("GPU", gpus) if gpu else ("CPU", cpus)
-    if have < config.workers:
+    if have < need:
         raise UserError(
-            f"training.workers={config.workers} need a {kind} each and this Ray cluster has {have}; "
-            + (f"set training.workers={have}" if have else f"add a {kind} to the cluster")
+            f"training.{name}={need} need a {kind} each and this Ray cluster has {have}; "
+            + (f"set training.{name}={have}" if have else f"add a {kind} to the cluster")
             + (", or set training.device=auto" if config.device == "cuda" else "")
         )
     return gpu

@@ -71,10 +71,12 @@ class _Interval:
     waited_s: float = 0.0
     steps: list[tuple[int, tuple[str, ...], StepResult]] = field(default_factory=list)
     timesteps: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
 
     def add(self, step: int, batch: Batch, result: StepResult, waited_s: float) -> None:
         self.steps.append((step, batch.clip_ids, result))
         self.timesteps.append(batch.timesteps)
+        self.weights.append(batch.weight)
         self.waited_s += waited_s
 
     def close(self, engine: Engine, config: TrainingConfig, count: int, skipped: int, sample_flops: int) -> Row:
@@ -82,18 +84,22 @@ class _Interval:
         if not all(result.applied for _, _, result in self.steps):
             self._account_for_skipped(skipped, config.max_skipped_steps)
         results = [result for _, _, result in self.steps]
-        losses = torch.stack([result.per_sample for result in results]).mean(1)
+        weights = torch.stack(self.weights).to(engine.device)
+        losses = (torch.stack([result.per_sample for result in results]) * weights).mean(1)
         dist.all_reduce(losses)
         learnt = losses[torch.tensor([result.applied for result in results], device=losses.device)]
         seconds = time.perf_counter() - self.began
         per_step = seconds / len(self.steps)
         tflops = sample_flops * config.batch_size / dist.get_world_size() / per_step / 1e12
         peak = peak_tflops(engine.device, config.precision)
-        per_sample = torch.cat([result.per_sample for result in results])
+        counted = weights.flatten() > 0
+        per_sample = torch.cat([result.per_sample for result in results])[counted]
+        timesteps = torch.cat(self.timesteps).to(engine.device)[counted]
         return {
             "step": count,
             "loss": float(learnt.mean()) / dist.get_world_size() if len(learnt) else None,
             "skipped_steps": skipped,
+            "workers": dist.get_world_size(),
             "gradient_norm": engine.gradient_norm(),
             "learning_rate": config.learning_rate * learning_rate_at(count - 1, config),
             "samples_per_s": config.batch_size / per_step,
@@ -102,7 +108,7 @@ class _Interval:
             "tflops_per_worker": tflops,
             "mfu": tflops / peak if peak else None,
             "memory_gib": peak_memory_gib(engine.device),
-            "loss_by_timestep": loss_by_timestep(per_sample, torch.cat(self.timesteps), engine.schedule_length),
+            "loss_by_timestep": loss_by_timestep(per_sample, timesteps, engine.schedule_length),
             **results[-1].telemetry,
         }
 

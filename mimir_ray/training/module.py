@@ -27,10 +27,10 @@ class TrainingModule(nn.Module):
         self.schedule = schedule
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean loss and the loss of each sample (B), both float32; the noise is added and compared in float32."""
+        """Weighted mean loss and the loss of each sample (B), both float32; noise is added and compared in float32."""
         condition = self.token_fuser(batch.tokens, batch.keep)
         loss = diffusion.loss(self.transformer, self.schedule, batch.latents, condition, batch.timesteps, batch.noise)
-        return loss.mean, loss.per_sample.detach()
+        return (loss.per_sample * batch.weight).mean(), loss.per_sample.detach()
 
     def flops(self, batch: Batch) -> int:
         """FLOPs of a training step for one sample like those of ``batch``, the token fuser's few left out."""

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.training.batches import Batch, Batches
+from mimir_ray.training.batches import Batch, Batches, Share
 from mimir_ray.training.config import LoraConfig, TrainingConfig
 from mimir_ray.training.engine import Engine, learning_rate_at
 from mimir_ray.training.loop import NonFiniteError, run_steps
@@ -270,6 +270,13 @@ def _two_again(world: World, states: Path) -> dict[str, Any]:
     return found
 
 
+def _three(world: World, states: Path) -> dict[str, Any]:
+    """A run of three ranks, of which the last has nothing but what fills a batch up."""
+    made = config(workers=4, min_workers=1)
+    assert Share.of(made, 3) == Share(samples=4, parts=2, weight=12 / 8)
+    return {"filled up": sharded(world, made, 0, SHORT, states / "filled up")}
+
+
 def _rank(rank: int, ranks: int, work: Any, world: World, name: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
     torch.set_num_threads(1)
@@ -281,8 +288,8 @@ def _rank(rank: int, ranks: int, work: Any, world: World, name: str) -> None:
 def run_without_ray(world: World) -> list[dict[str, Any]]:
     """Every sharded run, in processes of their own; what each of two ranks found."""
     outcomes: list[dict[str, Any]] = [{}, {}]
-    for name, work, ranks in (("two", _two, 2), ("one", _one, 1), ("again", _two_again, 2)):
+    for name, work, ranks in (("two", _two, 2), ("one", _one, 1), ("again", _two_again, 2), ("three", _three, 3)):
         mp.start_processes(_rank, (ranks, work, world, name), nprocs=ranks, start_method="spawn")
-        for rank in range(ranks):
+        for rank in range(min(ranks, WORLD)):
             outcomes[rank] |= torch.load(world.root / f"{name}-{rank}.pt", weights_only=False)
     return outcomes

@@ -47,8 +47,8 @@ def assert_identical(found: Outcome, whole: Outcome) -> None:
         assert not unequal, f"{part} differ: {unequal}"
 
 
-@pytest.mark.parametrize("name", [*(f"stage{stage} fp32" for stage in STAGES), *VARIANTS])
-def test_two_workers_equal_a_plain_loop_on_the_whole_batch(
+@pytest.mark.parametrize("name", [*(f"stage{stage} fp32" for stage in STAGES), *VARIANTS, "filled up"])
+def test_several_workers_equal_a_plain_loop_on_the_whole_batch(
     name: str, runs: list[dict[str, Any]], expected: Outcome
 ) -> None:
     found: Outcome = runs[0][name]
