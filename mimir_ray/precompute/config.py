@@ -27,6 +27,11 @@ class PrecomputeConfig(Config):
     """Sampled LLM answers kept per caption (K): answer k is the one the pipeline gives with the seed ``seed + k``."""
     seed: int = Field(0, ge=0, lt=2**31)
 
+    vae_tiling: bool = False
+    """Encode frames in overlapping tiles of half the VAE's own size: less memory and, at the seams, other latents."""
+    vae_slicing: bool = False
+    """Encode the clips of a batch one after another: less memory and the same latents."""
+
     dtype: StateDtype = "float16"
     """Number format of stored latents and states."""
 

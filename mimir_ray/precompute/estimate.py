@@ -13,7 +13,7 @@ from mimir_ray.model.config import SEMANTIC_TOKENS, ModelConfig
 from mimir_ray.model.flops import GPUS, Gpu
 from mimir_ray.precompute.components import located, read_config, text_length
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.inputs import count_inputs, curated_shards
+from mimir_ray.precompute.inputs import curated_shards, ok_captions, ok_clips
 from mimir_ray.storage import absolute
 
 QUERY_TOKENS = 160
@@ -52,12 +52,12 @@ def estimate(
     from mimir_ray.model.latents import check_size, spatial_factor
 
     shards = curated_shards(data := absolute(data))
-    inputs = count_inputs(data, shards)
-    if not inputs["latents"]:
+    there = sum(len(ok_clips(data, shard)) for shard in shards)
+    if not there:
         raise UserError(f"no clip under {data} passed curation; `mimir curate report {data}` says why")
-    clips = clips or inputs["latents"]
-    share = clips / inputs["latents"]
-    captions = math.ceil(inputs["t5_tokens"] * share)
+    clips = clips or there
+    share = clips / there
+    captions = math.ceil(sum(len(ok_captions(data, shard)) for shard in shards) * share)
     model = located(model)
     if gpu not in GPUS:
         raise UserError(f"the figures of {gpu!r} are not known; name one of {', '.join(GPUS)}")

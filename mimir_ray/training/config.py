@@ -25,16 +25,6 @@ class CaptionWeights(Config):
         return self
 
 
-class LoraConfig(Config):
-    """Low-rank adapters on the transformer (``training.train=lora``)."""
-
-    rank: int = Field(128, gt=0)
-    alpha: float = Field(128.0, gt=0)
-    """The adapters' output is scaled by alpha / rank."""
-    targets: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
-    """Linear layers that get one, by the end of their name; these are the attention's."""
-
-
 class TrainingConfig(Config):
     """A fine-tuning run of the token fuser and the video transformer."""
 
@@ -48,20 +38,12 @@ class TrainingConfig(Config):
     """Parts into which a worker cuts its share of a batch to save memory; gradients are summed in float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes GPUs where the cluster has one for every worker."""
-    train: Literal["full", "lora", "fuser"] = "full"
-    """What learns beside the token fuser: all of the transformer, low-rank adapters on it, or nothing."""
-    lora: LoraConfig = LoraConfig()
-    """Read where ``train=lora``."""
     zero_stage: Literal[1, 2, 3] = 2
     """DeepSpeed ZeRO: 1 shards optimiser states, 2 also gradients, 3 also parameters."""
-    offload: Literal["none", "optimizer", "all"] = "none"
-    """What waits in main memory instead of the GPU's: optimiser states and master weights; with ZeRO 3 all weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of parameters and activations. Master weights, gradient sums, communication and loss are float32 in both."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
-    compile: bool = False
-    """Compile each of the transformer's blocks with ``torch.compile``; needs a C++ compiler, on GPUs Triton."""
 
     learning_rate: float = Field(gt=0)
     """Peak learning rate of the video transformer."""
@@ -103,11 +85,6 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"batch_size={self.batch_size} does not divide by workers={self.workers} x "
                 f"accumulate={self.accumulate}; set batch_size to {choices}, or change the number of workers"
-            )
-        if self.offload == "all" and self.zero_stage != 3:
-            raise ValueError(
-                f"offload=all moves weights that zero_stage={self.zero_stage} keeps whole on every GPU; set "
-                "zero_stage=3, or offload=optimizer"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(
