@@ -92,8 +92,18 @@ def tile(vae: Any) -> None:
     vae.enable_tiling(
         tile_sample_min_height=height * factor,
         tile_sample_min_width=width * factor,
-        tile_overlap_factor_height=max(1, round(height / 6)) / height,
-        tile_overlap_factor_width=max(1, round(width / 5)) / width,
+        tile_overlap_factor_height=overlap(height, 1 / 6, factor),
+        tile_overlap_factor_width=overlap(width, 1 / 5, factor),
+    )
+
+
+def overlap(latents: int, share: float, factor: int) -> float:
+    """The fraction of a tile, from ``share`` on, that is whole latents in pixels too, as floating point has it."""
+    fractions = (shared / latents for shared in range(max(1, round(latents * share)), latents))
+    return next(
+        fraction
+        for fraction in fractions
+        if int(latents * factor * (1 - fraction)) == factor * (latents - int(latents * fraction))
     )
 
 

@@ -7,16 +7,14 @@ How many actors made a row, in which batch and whether slice by slice is in none
 from mimir_ray.config import Config
 from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.precompute.components import identity, text_length
-from mimir_ray.precompute.config import PrecomputeConfig
+from mimir_ray.precompute.config import PrecomputeConfig, Size
 
 
 class LatentsKey(Config):
     """VAE and its tiles, frame selection and number formats."""
 
     vae: str
-    num_frames: int
-    height: int
-    width: int
+    sizes: tuple[Size, ...]
     sample_fps: float | None
     tiling: bool
     compute_dtype: str
@@ -49,9 +47,7 @@ def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config
     keys: dict[str, Config] = {
         "latents": LatentsKey(
             vae=identity(model.base, model.revision, "vae"),
-            num_frames=config.num_frames,
-            height=config.height,
-            width=config.width,
+            sizes=config.sizes,
             sample_fps=config.sample_fps,
             tiling=config.vae_tiling,
             **formats,
