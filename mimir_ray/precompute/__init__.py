@@ -5,6 +5,7 @@ summary = precompute("runs/mine/data", recipe.model, recipe.precompute)
 
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.estimate import Estimate, estimate
-from mimir_ray.precompute.pipeline import PrecomputeSummary, precompute
+from mimir_ray.precompute.pipeline import precompute
+from mimir_ray.precompute.summary import PrecomputeSummary, render
 
-__all__ = ["Estimate", "PrecomputeConfig", "PrecomputeSummary", "estimate", "precompute"]
+__all__ = ["Estimate", "PrecomputeConfig", "PrecomputeSummary", "estimate", "precompute", "render"]

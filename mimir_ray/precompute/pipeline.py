@@ -7,37 +7,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import Config
-from mimir_ray.dataflow import map_actors, run
+from mimir_ray.dataflow import map_actors, run_shards
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.components import located, read_config
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import curated_shards
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.rows import survey
-from mimir_ray.storage import Manifest, Table, absolute, join
+from mimir_ray.precompute.summary import PrecomputeSummary
+from mimir_ray.storage import Table, absolute, account, join
 
 if TYPE_CHECKING:
     import ray.data
 
 logger = logging.getLogger(__name__)
-
-
-class PrecomputeSummary(Config):
-    """What a finished precompute holds."""
-
-    tables: dict[str, Manifest]
-    clips: int
-    """Clips that passed curation: the inputs."""
-    rows_encoded: dict[str, int]
-    """Rows that this run encoded or tried to, by table; what stayed or was carried over is not among them."""
-    busy_s: dict[str, float]
-    """Time that this run's actors spent encoding, by table."""
-    seconds: float
-
-    @property
-    def rows_per_s(self) -> float:
-        """Rows of all tables that this run encoded, per second of its wall time."""
-        return sum(self.rows_encoded.values()) / self.seconds if self.seconds else 0.0
 
 
 def precompute(
@@ -77,14 +60,10 @@ def precompute(
         for name in filter(pending.get, pending):
             tables[name].reopen()
         before = len(shards) - len(todo)
-        for done, facts in enumerate(run(plan(data, model, config, pending)), start=before + 1):
+        for facts in run_shards(plan(data, model, config, pending), "precompute", before, len(shards), progress):
             for name in tables:
                 rows[name] += int(facts.get(f"{name}_encoded", 0))
                 busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
-            seconds = time.monotonic() - began_s
-            logger.info("precompute: %d/%d shards, %.0f rows/s", done, len(shards), sum(rows.values()) / seconds)
-            if progress is not None:
-                progress(done, len(shards))
         left = {name: names for name, names in survey(data, tables, todo).pending.items() if names}
         if left:
             listed = "; ".join(f"{name}: {', '.join(names[:5])} ({len(names)} in all)" for name, names in left.items())
@@ -93,6 +72,7 @@ def precompute(
             )
     return PrecomputeSummary(
         tables={name: table.finish(found.inputs[name]) for name, table in tables.items()},
+        accounts={name: account(table) for name, table in tables.items()},
         clips=found.inputs["latents"],
         rows_encoded=rows,
         busy_s=busy_s,

@@ -1,16 +1,20 @@
 """The whole stage on Ray: accounting, continuing, refusing."""
 
+import logging
+import re
 import shutil
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from mimir_ray.config import UserError, override
 from mimir_ray.model.config import FuserConfig, ModelConfig
-from mimir_ray.precompute import precompute
+from mimir_ray.precompute import precompute, render
 from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.rows import survey
@@ -118,6 +122,40 @@ def test_every_clip_and_caption_is_accounted_for(finished: Path, model: ModelCon
         assert {row["clip_id"] for row in rows if row["status"] != "ok"} == {"clip-0-1"}
     assert {tuple(row["shape"]) for row in rows_of(finished, "latents") if row["status"] == "ok"} == {(3, 32, 8, 8)}
     assert {len(row["answers"]) for row in rows_of(finished, "llm_tokens") if row["status"] == "ok"} == {2}
+
+
+def test_the_account_is_printed_by_table(finished: Path, model: ModelConfig) -> None:
+    summary = precompute(str(finished), model, CONFIG)
+    for name, manifest in summary.tables.items():
+        counts = summary.accounts[name]
+        lost = sum(counts.rejected.values()), sum(counts.quarantined.values())
+        assert (manifest.inputs, manifest.ok, manifest.rejected, manifest.quarantined) == (
+            counts.inputs,
+            counts.ok,
+            *lost,
+        )
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(render(summary))
+    said = console.export_text()
+    (reason,) = summary.accounts["latents"].quarantined
+    for words in ("latents", "llm_tokens", "encoded", "quarantined", "18", reason[:40], "all of it was there before"):
+        assert words in said
+    some = summary.model_copy(update={"rows_encoded": {"latents": 1, "t5_tokens": 2}, "seconds": 1.5})
+    console.print(render(some))
+    assert "1.5 s; this run encoded 1 latents, 2 t5_tokens, 2 rows/s" in console.export_text()
+
+
+def test_how_long_it_takes_is_said_while_it_runs(
+    finished: Path, model: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = copy_of(finished, tmp_path)
+    Table(str(data / "t5_tokens")).drop(SHARDS[1:])
+    with caplog.at_level(logging.INFO, logger="mimir_ray"):
+        precompute(str(data), model, CONFIG)
+    said = [line for line in caplog.messages if "s left" in line]
+    assert len(said) == 2
+    assert said[0].startswith("precompute: 2/3 shards")
+    assert re.search(r"precompute: 3/3 shards, [\d.]+ shards/s, 0 s left; shard-[12]", said[1])
 
 
 def test_a_broken_clip_is_quarantined_with_a_reason_that_its_captions_carry(finished: Path) -> None:
