@@ -4,6 +4,8 @@ Ray wraps what a worker raises in tracebacks of its own, and forgets what a cons
 UserError becomes a row, which later steps pass on and `run` raises in the driver. Imports ray only when it runs.
 """
 
+import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,8 @@ from mimir_ray.config import Config, UserError
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Work = Callable[[Row], Row]
@@ -116,4 +120,22 @@ def run(dataset: "Dataset") -> Iterator[Row]:
     for row in dataset.iter_rows():
         if _REFUSAL in row:
             raise UserError(row[_REFUSAL])
+        yield row
+
+
+def run_shards(
+    dataset: "Dataset", what: str, before: int, total: int, progress: Callable[[int, int], None] | None
+) -> Iterator[Row]:
+    """`run` where each row is a shard: says after each how fast they are done and how long the others will take.
+
+    `before` of the `total` shards are done already; `progress` gets the shards done and their number.
+    """
+    began_s = time.monotonic()
+    for done, row in enumerate(run(dataset), 1):
+        seconds = time.monotonic() - began_s
+        rate, left_s = done / max(seconds, 1e-9), seconds / done * (total - before - done)
+        line = "%s: %d/%d shards, %.2f shards/s, %.0f s left; %s"
+        logger.info(line, what, before + done, total, rate, left_s, row["shard"])
+        if progress is not None:
+            progress(before + done, total)
         yield row

@@ -112,14 +112,10 @@ def precompute(
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.precompute import precompute as run
+    from mimir_ray.precompute import render
 
     connect(address)
-    summary = run(data, configuration.model, configuration.precompute, overwrite=overwrite)
-    rows = ", ".join(f"{manifest.ok} {name}" for name, manifest in summary.tables.items())
-    lost = sum(manifest.quarantined for manifest in summary.tables.values())
-    results.print(
-        f"{data}: {summary.clips} clips, {rows}, {lost} rows quarantined; {summary.seconds:.1f} s", markup=False
-    )
+    results.print(render(run(data, configuration.model, configuration.precompute, overwrite=overwrite)))
 
 
 def _estimate(data: str, recipe: "Recipe", clips: int | None, gpu: str) -> None:

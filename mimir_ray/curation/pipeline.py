@@ -18,7 +18,7 @@ from mimir_ray.curation.split import SplitKey
 from mimir_ray.curation.stages import MODEL_STAGES, judge, load_score, scoring_stages, split, unscored
 from mimir_ray.curation.summary import CurationSummary, summarise
 from mimir_ray.curation.tables import outcome_table, stage_table
-from mimir_ray.dataflow import map_actors, map_tasks, run
+from mimir_ray.dataflow import map_actors, map_tasks, run_shards
 from mimir_ray.storage import Table
 
 if TYPE_CHECKING:
@@ -67,13 +67,9 @@ def curate(
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
         before = len(shards) - len(pending)
-        for done, row in enumerate(run(pipeline({name: shards[name] for name in pending}, out, config)), 1):
-            seconds = time.monotonic() - start
-            rate, left_s = done / seconds, seconds / done * (len(pending) - done)
-            what = "curation: %d/%d shards, %.2f shards/s, %.0f s left; %s"
-            logger.info(what, before + done, len(shards), rate, left_s, row["shard"])
-            if progress:
-                progress(before + done, len(shards))
+        dataset = pipeline({name: shards[name] for name in pending}, out, config)
+        for _ in run_shards(dataset, "curation", before, len(shards), progress):
+            pass  # what the stages find out goes to the tables
     if lost := clips.pending(shards):
         raise RuntimeError(
             f"{len(lost)} of {len(shards)} shards were lost: their workers died (out of memory, a lost node) or could "

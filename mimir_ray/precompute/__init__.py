@@ -6,7 +6,8 @@ summary = precompute("runs/mine/data", recipe.model, recipe.precompute)
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.estimate import Estimate, estimate
 from mimir_ray.precompute.memory import EncodedTables, encode_in_memory
-from mimir_ray.precompute.pipeline import PrecomputeSummary, precompute
+from mimir_ray.precompute.pipeline import precompute
+from mimir_ray.precompute.summary import PrecomputeSummary, render
 
 __all__ = [
     "EncodedTables",
@@ -16,4 +17,5 @@ __all__ = [
     "encode_in_memory",
     "estimate",
     "precompute",
+    "render",
 ]

@@ -1,10 +1,20 @@
 """What `mimir precompute` can be told. Imports neither torch nor ray."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from mimir_ray.config import Config
 from mimir_ray.dataflow import ActorPool
 from mimir_ray.records import StateDtype
+
+
+class Size(Config):
+    """What a clip is encoded at."""
+
+    num_frames: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
 
 
 class PrecomputeConfig(Config):
@@ -17,6 +27,9 @@ class PrecomputeConfig(Config):
     """Frames that the video transformer is trained on."""
     height: int = Field(ge=1)
     width: int = Field(ge=1)
+    buckets: tuple[Size, ...] = ()
+    """Further sizes. A clip is encoded at one of all: of those whose aspect is nearest to its own the one with the most
+    frames that it can fill, and of these the one nearest in area."""
     sample_fps: float | None = Field(None, gt=0)
     """None spreads the frames evenly over the whole clip (9 of 65 frames: every 8th). A number takes them at that rate
     from the middle of the clip, and a clip too short for that is rejected."""
@@ -27,6 +40,11 @@ class PrecomputeConfig(Config):
     """Sampled LLM answers kept per caption (K): answer k is the one the pipeline gives with the seed ``seed + k``."""
     seed: int = Field(0, ge=0, lt=2**31)
 
+    vae_tiling: bool = False
+    """Encode frames in overlapping tiles of half the VAE's own size: less memory and, at the seams, other latents."""
+    vae_slicing: bool = False
+    """Encode the clips of a batch one after another: less memory and the same latents."""
+
     dtype: StateDtype = "float16"
     """Number format of stored latents and states."""
 
@@ -36,3 +54,14 @@ class PrecomputeConfig(Config):
 
     failed_shards: int = Field(3, ge=0)
     """A shard is given up when its actor failed on it. The others go on until more than this many were given up."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.sizes)) < len(self.sizes):
+            raise ValueError("a size is given twice, num_frames, height and width count as one; leave one of them out")
+        return self
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Every size that clips are encoded at."""
+        return (Size(num_frames=self.num_frames, height=self.height, width=self.width), *self.buckets)

@@ -17,8 +17,8 @@ from torch import Tensor
 from mimir_ray.config import UserError
 from mimir_ray.model.latents import encode_moments
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
-from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.frames import TooShort, fit_frames, select_frames
+from mimir_ray.precompute.config import PrecomputeConfig, Size
+from mimir_ray.precompute.frames import TooShort, choose_size, fit_frames
 from mimir_ray.records import Clip, StateDtype, pack_array
 from mimir_ray.video import VideoError
 
@@ -30,26 +30,37 @@ In = TypeVar("In")
 
 
 def latent_rows(clips: Sequence[Clip], read: ReadFrames, vae: Any, config: PrecomputeConfig) -> list[Row]:
-    """Posterior moments of each clip (mean | log-variance along C, T 2C h w); training draws from them each time."""
-    rows: list[Row] = []
-    for start in range(0, len(clips), config.latents.batch):
-        rows += _latent_batch(clips[start : start + config.latents.batch], read, vae, config)
-    return rows
+    """Posterior moments of each clip (mean | log-variance along C, T 2C h w); training draws from them each time.
 
-
-def _latent_batch(clips: Sequence[Clip], read: ReadFrames, vae: Any, config: PrecomputeConfig) -> list[Row]:
+    A batch holds clips of one size.
+    """
     rows: list[Row] = [{"clip_id": clip.clip_id} for clip in clips]
-    readable: list[tuple[Row, npt.NDArray[np.uint8]]] = []
+    placed: dict[Size, list[tuple[Clip, Row]]] = {}
     for clip, row in zip(clips, rows, strict=True):
         try:
-            row["frame_indices"] = select_frames(clip.frames, clip.fps, config.num_frames, config.sample_fps)
-            frames = fit_frames(read(clip, row["frame_indices"]), config.height, config.width)
+            size, row["frame_indices"] = choose_size(clip, config)
         except TooShort as error:
             row |= {"status": "rejected", "reason": str(error)}
         except Exception as error:
             row |= _quarantined(error)
         else:
-            readable.append((row, frames))
+            placed.setdefault(size, []).append((clip, row))
+    for size, members in placed.items():
+        for start in range(0, len(members), config.latents.batch):
+            _encode_clips(members[start : start + config.latents.batch], size, read, vae, config)
+    return rows
+
+
+def _encode_clips(
+    members: Sequence[tuple[Clip, Row]], size: Size, read: ReadFrames, vae: Any, config: PrecomputeConfig
+) -> None:
+    """Read a batch of one size and complete its rows."""
+    readable: list[tuple[Row, npt.NDArray[np.uint8]]] = []
+    for clip, row in members:
+        try:
+            readable.append((row, fit_frames(read(clip, row["frame_indices"]), size.height, size.width)))
+        except Exception as error:
+            row |= _quarantined(error)
 
     def encode(batch: Sequence[npt.NDArray[np.uint8]]) -> list[Row]:
         return [
@@ -60,7 +71,6 @@ def _latent_batch(clips: Sequence[Clip], read: ReadFrames, vae: Any, config: Pre
     encoded = _each([frames for _, frames in readable], config.latents.batch, encode)
     for (row, _), result in zip(readable, encoded, strict=True):
         row |= _stored(result, config)
-    return rows
 
 
 def t5_rows(captions: Sequence[Mapping[str, str]], branch: T5Branch, config: PrecomputeConfig) -> list[Row]:

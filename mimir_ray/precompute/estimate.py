@@ -5,15 +5,18 @@ to be as long as they may be and batches to be full; the constants below are the
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from mimir_ray.config import Config, UserError
 from mimir_ray.model.config import SEMANTIC_TOKENS, ModelConfig
 from mimir_ray.model.flops import GPUS, Gpu
-from mimir_ray.precompute.components import located, read_config, text_length
-from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.inputs import count_inputs, curated_shards
+from mimir_ray.precompute.components import located, read_config, text_length, tile
+from mimir_ray.precompute.config import PrecomputeConfig, Size
+from mimir_ray.precompute.frames import TooShort, choose_size, nearest_sizes
+from mimir_ray.precompute.inputs import curated_shards, ok_captions, ok_clips
+from mimir_ray.records import Clip
 from mimir_ray.storage import absolute
 
 QUERY_TOKENS = 160
@@ -49,30 +52,31 @@ def estimate(
     Raises:
         UserError: curation is not finished or kept nothing, the GPU is not known, or the model cannot take the size.
     """
-    from mimir_ray.model.latents import check_size, spatial_factor
+    from mimir_ray.model.latents import check_size
 
     shards = curated_shards(data := absolute(data))
-    inputs = count_inputs(data, shards)
-    if not inputs["latents"]:
+    placed = Counter(_size_of(clip, config) for shard in shards for clip in ok_clips(data, shard))
+    if not (there := placed.total()):
         raise UserError(f"no clip under {data} passed curation; `mimir curate report {data}` says why")
-    clips = clips or inputs["latents"]
-    share = clips / inputs["latents"]
-    captions = math.ceil(inputs["t5_tokens"] * share)
+    clips = clips or there
+    share = clips / there
+    captions = math.ceil(sum(len(ok_captions(data, shard)) for shard in shards) * share)
     model = located(model)
     if gpu not in GPUS:
         raise UserError(f"the figures of {gpu!r} are not known; name one of {', '.join(GPUS)}")
     device, item = GPUS[gpu], BYTES[config.dtype]
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
-    check_size(vae, transformer, config.num_frames, config.height, config.width)
-    frames = (config.num_frames - 1) // int(vae.temporal_compression_ratio) + 1
-    pixels = config.height * config.width // spatial_factor(vae) ** 2
+    for size in config.sizes:
+        check_size(vae, transformer, size.num_frames, size.height, size.width)
     tokens = text_length(model)
+    moments = sum(count * _moments(vae, size) for size, count in placed.items()) * item
     sizes = {
-        "latents": clips * frames * 2 * int(vae.latent_channels) * pixels * item,
+        "latents": clips * moments // there,
         "t5_tokens": captions * tokens * int(transformer.text_embed_dim) * item,
     }
+    flops = sum(count * _vae_flops(vae, size, config.vae_tiling) for size, count in placed.items())
     seconds = {
-        "latents": clips * _compute_s(_vae_flops(vae, config), model, device),
+        "latents": share * _compute_s(flops, model, device),
         "t5_tokens": captions * _compute_s(_t5_flops(model, tokens), model, device),
     }
     if model.llm is not None and model.fuser.decoder:
@@ -117,14 +121,32 @@ def _answering_s(model: ModelConfig, config: PrecomputeConfig, llm: _LanguageMod
     return written_s + _compute_s(2 * llm.weights * texts * 2 * (QUERY_TOKENS + answer), model, gpu)
 
 
-def _vae_flops(vae: Any, config: PrecomputeConfig) -> int:
+def _size_of(clip: Clip, config: PrecomputeConfig) -> Size:
+    """A clip too short for every size is counted with the last that was tried."""
+    try:
+        return choose_size(clip, config)[0]
+    except TooShort:
+        return nearest_sizes(clip, config)[-1]
+
+
+def _moments(vae: Any, size: Size) -> int:
+    """Numbers that are stored of a clip."""
+    from mimir_ray.model.latents import spatial_factor
+
+    frames = (size.num_frames - 1) // int(vae.temporal_compression_ratio) + 1
+    return frames * 2 * int(vae.latent_channels) * (size.height * size.width // spatial_factor(vae) ** 2)
+
+
+def _vae_flops(vae: Any, size: Size, tiling: bool) -> int:
     import torch
     from diffusers import AutoencoderKLCogVideoX
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         made: Any = AutoencoderKLCogVideoX.from_config(vars(vae))
-        made.encode(torch.zeros(1, int(vae.in_channels), config.num_frames, config.height, config.width))
+        if tiling:
+            tile(made)
+        made.encode(torch.zeros(1, int(vae.in_channels), size.num_frames, size.height, size.width))
     return int(counter.get_total_flops())
 
 

@@ -1,14 +1,44 @@
-"""Which frames of a clip the model sees, and how they are brought to its size."""
+"""At which size the model sees a clip, which frames of it, and how they are brought to that size."""
 
 from __future__ import annotations
 
-import cv2
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+
+from mimir_ray.precompute.config import PrecomputeConfig, Size
+from mimir_ray.records import Clip
 
 
 class TooShort(Exception):
     """The clip has fewer frames than the selection needs; the message is the reject's reason."""
+
+
+def choose_size(clip: Clip, config: PrecomputeConfig) -> tuple[Size, list[int]]:
+    """The one size that a clip is encoded at, and the indices of its frames. Raises TooShort where it fills none."""
+    *others, last = nearest_sizes(clip, config)
+    for size in others:
+        try:
+            return size, select_frames(clip.frames, clip.fps, size.num_frames, config.sample_fps)
+        except TooShort:
+            continue
+    return last, select_frames(clip.frames, clip.fps, last.num_frames, config.sample_fps)
+
+
+def nearest_sizes(clip: Clip, config: PrecomputeConfig) -> list[Size]:
+    """The sizes whose aspect is nearest to the clip's, those of most frames first, and then those nearest in area."""
+    width, height = clip.width_px, clip.height_px
+
+    def away(size: Size) -> float:
+        return round(abs(math.log(size.width / size.height * height / width)), 9)
+
+    def resized(size: Size) -> float:
+        return abs(math.log(size.width * size.height / (width * height)))
+
+    nearest = min(map(away, config.sizes))
+    same_aspect = [size for size in config.sizes if away(size) == nearest]
+    return sorted(same_aspect, key=lambda size: (-size.num_frames, resized(size)))
 
 
 def select_frames(frames: int, fps: float, num_frames: int, sample_fps: float | None) -> list[int]:
@@ -32,6 +62,8 @@ def select_frames(frames: int, fps: float, num_frames: int, sample_fps: float | 
 
 def fit_frames(frames_FHWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Scale F x H x W x 3 frames until they cover height x width, and cut out the centre. Equal size: unchanged."""
+    import cv2
+
     _, source_height, source_width, _ = frames_FHWC.shape
     if (source_height, source_width) == (height, width):
         return frames_FHWC

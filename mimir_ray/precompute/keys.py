@@ -1,23 +1,22 @@
 """What the rows of each table depend on: the configuration that `Table.begin` compares.
 
 Each table has a key of its own, so that another LLM makes `llm_tokens` stale and leaves the other tables alone.
-How many actors and which batch made a row is in none of them.
+How many actors made a row, in which batch and whether slice by slice is in none of them.
 """
 
 from mimir_ray.config import Config
 from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.precompute.components import identity, text_length
-from mimir_ray.precompute.config import PrecomputeConfig
+from mimir_ray.precompute.config import PrecomputeConfig, Size
 
 
 class LatentsKey(Config):
-    """VAE, frame selection and number formats."""
+    """VAE and its tiles, frame selection and number formats."""
 
     vae: str
-    num_frames: int
-    height: int
-    width: int
+    sizes: tuple[Size, ...]
     sample_fps: float | None
+    tiling: bool
     compute_dtype: str
     dtype: str
 
@@ -48,10 +47,9 @@ def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config
     keys: dict[str, Config] = {
         "latents": LatentsKey(
             vae=identity(model.base, model.revision, "vae"),
-            num_frames=config.num_frames,
-            height=config.height,
-            width=config.width,
+            sizes=config.sizes,
             sample_fps=config.sample_fps,
+            tiling=config.vae_tiling,
             **formats,
         ),
         "t5_tokens": T5Key(

@@ -9,6 +9,7 @@ What is pending is what is not there, so a stage that was killed continues with 
     manifest = table.finish(inputs=rows)         # raises unless rows == ok + rejected + quarantined
 """
 
+from mimir_ray.storage.accounts import Account, account, render_accounts
 from mimir_ray.storage.files import (
     absolute,
     content_id,
@@ -29,11 +30,13 @@ from mimir_ray.storage.shard import Shard
 from mimir_ray.storage.table import AccountingError, Manifest, Table
 
 __all__ = [
+    "Account",
     "AccountingError",
     "Manifest",
     "Shard",
     "Table",
     "absolute",
+    "account",
     "content_id",
     "exists",
     "file_id",
@@ -44,6 +47,7 @@ __all__ = [
     "parent",
     "read_bytes",
     "read_json",
+    "render_accounts",
     "upload",
     "write_bytes",
     "write_json",

@@ -150,6 +150,10 @@ class Table:
             },
         )
 
+    def reopen(self) -> None:
+        """Take back the claim that the table is finished: committed shards are about to be replaced."""
+        self._delete("_manifest.json")
+
     def finish(self, inputs: int) -> Manifest:
         """Count the committed rows shard by shard and write the manifest; a table already finished is left alone.
 

@@ -10,6 +10,7 @@ from mimir_ray.config import UserError, override
 from mimir_ray.dataflow import ActorPool
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.precompute import PrecomputeConfig
+from mimir_ray.precompute.components import load_vae, overlap
 from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 from mimir_ray.records import Clip, StateDtype, unpack_array
 from mimir_ray.video import VideoError
@@ -110,6 +111,73 @@ def test_moments_are_the_posterior_whatever_the_batch(pipeline: MimirPipeline) -
         mean, logvar = torch.from_numpy(unpack_array(row["moments"], "float32", tuple(row["shape"]))).chunk(2, dim=1)
         torch.testing.assert_close(mean, expected.mean[0].transpose(0, 1), atol=1e-3, rtol=1e-2)
         torch.testing.assert_close(logvar, expected.logvar[0].transpose(0, 1), atol=1e-3, rtol=1e-2)
+
+
+def test_a_batch_of_the_vae_holds_one_size(pipeline: MimirPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = override(
+        EXACT, ["buckets=[{num_frames: 9, height: 32, width: 64}, {num_frames: 1, height: 64, width: 64}]"]
+    )
+    given = [
+        *clips(5),
+        Clip(**clip_row("clip-5", Path("unused")) | {"width_px": 640, "height_px": 320}),
+        Clip(**clip_row("clip-6", Path("unused"), frames=8)),
+        Clip(**clip_row("clip-7", Path("unused")) | {"width_px": 600, "height_px": 320}),
+    ]
+    given = [given[i] for i in (0, 5, 1, 6, 2, 7, 3, 4)]
+    seen, encode = [], pipeline.vae.encode
+
+    def counted(video: torch.Tensor) -> Any:
+        seen.append(tuple(video.shape))
+        return encode(video)
+
+    monkeypatch.setattr(pipeline.vae, "encode", counted)
+    rows = latent_rows(given, read, pipeline.vae, config)
+    assert [row["clip_id"] for row in rows] == [clip.clip_id for clip in given]
+    assert seen == [(3, 3, 9, 64, 64), (2, 3, 9, 64, 64), (2, 3, 9, 32, 64), (1, 3, 1, 64, 64)]
+    shapes = {row["clip_id"]: row["shape"] for row in rows}
+    assert shapes == {f"clip-{i}": [3, 32, 8, 8] for i in range(5)} | {
+        "clip-5": [3, 32, 4, 8],
+        "clip-6": [1, 32, 8, 8],
+        "clip-7": [3, 32, 4, 8],
+    }
+
+
+def test_slicing_encodes_the_same_clip_by_clip_and_tiling_otherwise(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path)
+    plain, sliced, tiled = (
+        load_vae(model, 0, **options)
+        for options in ({}, {"slicing": True}, {"tiling": True})  # type: ignore[arg-type]
+    )
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    for name, vae in (("plain", plain), ("sliced", sliced), ("tiled", tiled)):
+        seen[name] = []
+        vae.encoder.register_forward_pre_hook(
+            lambda _, args, seen=seen[name]: seen.append((args[0].shape[0], *args[0].shape[3:]))
+        )
+    moments = {
+        name: np.stack([unpack_array(row["moments"], "float32", tuple(row["shape"])) for row in rows])
+        for name, vae in (("plain", plain), ("sliced", sliced), ("tiled", tiled))
+        if (rows := latent_rows(clips(3), read, vae, EXACT))
+    }
+    assert set(seen["plain"]) == {(3, 64, 64)}
+    assert set(seen["sliced"]) == {(1, 64, 64)}
+    assert max(seen["tiled"]) == (3, 32, 32)
+    alone = latent_rows(clips(1), read, plain, EXACT)[0]
+    assert moments["sliced"][0].tobytes() == alone["moments"]  # and a batch changes no more than rounding does
+    np.testing.assert_allclose(moments["sliced"], moments["plain"], atol=1e-3, rtol=1e-2)
+    assert moments["tiled"].shape == moments["plain"].shape
+    assert np.abs(moments["tiled"] - moments["plain"]).max() > 0.1
+
+
+@pytest.mark.parametrize("factor", [4, 8, 16])
+def test_tiles_add_up_to_the_frame(factor: int) -> None:
+    assert overlap(30, 1 / 6, 8) == 1 / 6  # of 480 pixels in height, and of 720 in width: diffusers' own
+    assert overlap(45, 1 / 5, 8) == 1 / 5
+    for latents in range(2, 400):
+        for share in (1 / 5, 1 / 6):
+            fraction = overlap(latents, share, factor)
+            assert int(latents * factor * (1 - fraction)) == factor * (latents - int(latents * fraction))
+            assert 1 <= int(latents * fraction) <= max(1, latents // 3)
 
 
 def test_a_clip_that_cannot_be_read_is_quarantined_alone(pipeline: MimirPipeline) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from transformers import Phi3Config
 
-from mimir_ray.config import UserError
+from mimir_ray.config import UserError, override
 from mimir_ray.precompute import estimate
 from mimir_ray.precompute.components import load_t5, load_vae
 from mimir_ray.precompute.encode import latent_rows, t5_rows
@@ -69,6 +69,21 @@ def test_stored_bytes_are_those_of_real_rows(data: str, tmp_path: Path) -> None:
         assert twice.bytes_by_table[table] == 2 * made.bytes_by_table[table]
         assert twice.gpu_hours_by_table[table] == pytest.approx(2 * made.gpu_hours_by_table[table])
     assert "llm_tokens" not in estimate(data, model.model_copy(update={"llm": None}), CONFIG).bytes_by_table
+
+
+def test_buckets_and_tiles_are_counted(data: str, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path)
+    plain = estimate(data, model, CONFIG)
+    longer = override(CONFIG, ["buckets=[{num_frames: 17, height: 64, width: 64}]"])
+    wider = override(CONFIG, ["buckets=[{num_frames: 17, height: 64, width: 96}]"])  # which no clip is nearest to
+    assert estimate(data, model, wider) == plain
+    made = estimate(data, model, longer)
+    assert made.bytes_by_table["latents"] == plain.bytes_by_table["latents"] * 5 // 3  # latent frames of 17 and of 9
+    hours = [found.gpu_hours_by_table["latents"] for found in (made, plain)]
+    assert hours[0] / hours[1] == pytest.approx(17 / 9, rel=0.05)
+    tiled = estimate(data, model, override(CONFIG, ["vae_tiling=true"]))
+    assert tiled.bytes_by_table == plain.bytes_by_table
+    assert 1 < tiled.gpu_hours_by_table["latents"] / plain.gpu_hours_by_table["latents"] < 2.5
 
 
 def test_the_papers_half_million_clips(data: str, tmp_path: Path) -> None:

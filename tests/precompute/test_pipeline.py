@@ -1,28 +1,75 @@
 """The whole stage on Ray: accounting, continuing, refusing."""
 
+import logging
+import re
 import shutil
+from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from mimir_ray.config import UserError
+from mimir_ray.config import UserError, override
 from mimir_ray.model.config import FuserConfig, ModelConfig
-from mimir_ray.precompute import precompute
+from mimir_ray.precompute import precompute, render
 from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
 from mimir_ray.precompute.keys import table_keys
-from mimir_ray.precompute.pipeline import drop_stale, find_pending
+from mimir_ray.precompute.rows import survey
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
 from tests.precompute.world import CONFIG, curated, rows_of, tiny_model
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 TABLES = ("latents", "t5_tokens", "llm_tokens")
+SHARDS = ["shard-0", "shard-1", "shard-2"]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def copy_of(finished: Path, folder: Path) -> Path:
+    """Another data root with the same tables; its clips are the same files."""
+    shutil.copytree(finished, folder / "data", ignore=shutil.ignore_patterns("videos"))
+    return folder / "data"
+
+
+def tables_of(data: Path) -> dict[str, Table]:
+    return {name: Table(str(data / name)) for name in TABLES}
+
+
+def commit(data: Path, name: str, shard: str, rows: list[dict[str, Any]]) -> None:
+    """As another run of curation or of precompute leaves a shard."""
+    Table(str(data / name)).commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS[name]))
+
+
+def file_of(data: Path, name: str, shard: str) -> tuple[bytes, int]:
+    """Bytes and time of a shard."""
+    file = data / name / f"{shard}.parquet"
+    return file.read_bytes(), file.stat().st_mtime_ns
+
+
+def encoded_here(data: Path, model: ModelConfig) -> dict[str, list[str]]:
+    """Make what is pending in this process; returns the texts that the encoders were given, by table."""
+    pending, seen = survey(str(data), tables_of(data), SHARDS).pending, {}
+    asked = {"t5_tokens": (T5Encoder, "encode"), "llm_tokens": (LLMEncoder, "answer")}
+    assert not pending["latents"]
+    for name, (encoder_class, method) in asked.items():
+        encoder, seen[name] = encoder_class(str(data), model, CONFIG), list[str]()
+        real = getattr(encoder.branch, method)
+
+        def counted(texts: Sequence[str], *rest: Any, real: Any = real, name: str = name) -> Any:
+            seen[name] += texts
+            return real(texts, *rest)
+
+        setattr(encoder.branch, method, counted)
+        for shard in pending[name]:
+            encoder({"shard": shard, name: True})
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +124,40 @@ def test_every_clip_and_caption_is_accounted_for(finished: Path, model: ModelCon
     assert {len(row["answers"]) for row in rows_of(finished, "llm_tokens") if row["status"] == "ok"} == {2}
 
 
+def test_the_account_is_printed_by_table(finished: Path, model: ModelConfig) -> None:
+    summary = precompute(str(finished), model, CONFIG)
+    for name, manifest in summary.tables.items():
+        counts = summary.accounts[name]
+        lost = sum(counts.rejected.values()), sum(counts.quarantined.values())
+        assert (manifest.inputs, manifest.ok, manifest.rejected, manifest.quarantined) == (
+            counts.inputs,
+            counts.ok,
+            *lost,
+        )
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(render(summary))
+    said = console.export_text()
+    (reason,) = summary.accounts["latents"].quarantined
+    for words in ("latents", "llm_tokens", "encoded", "quarantined", "18", reason[:40], "all of it was there before"):
+        assert words in said
+    some = summary.model_copy(update={"rows_encoded": {"latents": 1, "t5_tokens": 2}, "seconds": 1.5})
+    console.print(render(some))
+    assert "1.5 s; this run encoded 1 latents, 2 t5_tokens, 2 rows/s" in console.export_text()
+
+
+def test_how_long_it_takes_is_said_while_it_runs(
+    finished: Path, model: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = copy_of(finished, tmp_path)
+    Table(str(data / "t5_tokens")).drop(SHARDS[1:])
+    with caplog.at_level(logging.INFO, logger="mimir_ray"):
+        precompute(str(data), model, CONFIG)
+    said = [line for line in caplog.messages if "s left" in line]
+    assert len(said) == 2
+    assert said[0].startswith("precompute: 2/3 shards")
+    assert re.search(r"precompute: 3/3 shards, [\d.]+ shards/s, 0 s left; shard-[12]", said[1])
+
+
 def test_a_broken_clip_is_quarantined_with_a_reason_that_its_captions_carry(finished: Path) -> None:
     (reason,) = {row["reason"] for row in rows_of(finished, "latents") if row["status"] == "quarantined"}
     assert reason
@@ -99,44 +180,105 @@ def test_other_answers_leave_latents_and_t5_tokens_alone(finished: Path, model: 
     with pytest.raises(UserError, match=r"answers was 2 and is now 1.*--overwrite"):
         precompute(str(data), model, config)
     summary = precompute(str(data), model, config, overwrite=True)
-    assert summary.rows_encoded == {"latents": 0, "t5_tokens": 0, "llm_tokens": 18}
+    assert summary.rows_encoded == {"latents": 0, "t5_tokens": 0, "llm_tokens": 16}  # 2 were carried over
     firsts = [row["answers"][:1] for row in rows_of(finished, "llm_tokens") if row["status"] == "ok"]
     assert [row["answers"] for row in rows_of(data, "llm_tokens") if row["status"] == "ok"] == firsts
 
 
 def test_rows_that_were_carried_over_are_encoded_when_their_clip_is_mended(finished: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos"))
-    tables = {name: Table(str(data / name)) for name in TABLES}
-    shards = ["shard-0", "shard-1", "shard-2"]
+    data = copy_of(finished, tmp_path)
+    tables = tables_of(data)
     tables["latents"].drop(["shard-0", "shard-1"])  # only shard-0 had a broken clip
-    assert find_pending(tables, shards) == {
-        "latents": ["shard-0", "shard-1"],
-        "t5_tokens": ["shard-0"],
-        "llm_tokens": ["shard-0"],
+    pending = {"latents": ["shard-0", "shard-1"], "t5_tokens": ["shard-0"], "llm_tokens": ["shard-0"]}
+    assert survey(str(data), tables, SHARDS).pending == pending
+    rows = Table(str(finished / "latents")).read("shard-0").to_pylist()
+    whole = next(row for row in rows if row["status"] == "ok")
+    mended = [row if row["status"] == "ok" else whole | {"clip_id": row["clip_id"]} for row in rows]
+    commit(data, "latents", "shard-0", mended)  # and then the driver was killed
+    pending = {"latents": ["shard-1"], "t5_tokens": ["shard-0"], "llm_tokens": ["shard-0"]}
+    assert survey(str(data), tables, SHARDS).pending == pending
+
+
+def test_shards_that_curation_judged_anew_are_pending_and_stay_until_they_are_replaced(
+    finished: Path, tmp_path: Path
+) -> None:
+    data = copy_of(finished, tmp_path)
+    tables = tables_of(data)
+    found = survey(str(data), tables, SHARDS)
+    assert found.pending == {name: [] for name in TABLES}
+    assert found.inputs == {"latents": 9, "t5_tokens": 18, "llm_tokens": 18}
+    rows = Table(str(data / "clips")).read("shard-1").to_pylist()
+    rows[-1] |= {"status": "ok", "reason": "", "rule": ""}  # what was rejected is kept now
+    commit(data, "clips", "shard-1", rows)
+    texts = Table(str(data / "captions")).read("shard-2").to_pylist()
+    texts[0]["text"] = "another text"
+    commit(data, "captions", "shard-2", texts)
+    assert survey(str(data), tables, SHARDS).pending == {
+        "latents": ["shard-1"],
+        "t5_tokens": ["shard-1", "shard-2"],
+        "llm_tokens": ["shard-1", "shard-2"],
+    }
+    assert tables["latents"].shards() == SHARDS
+
+
+def test_a_shard_that_cannot_be_read_is_pending(finished: Path, tmp_path: Path) -> None:
+    data = copy_of(finished, tmp_path)
+    (data / "t5_tokens" / "shard-1.parquet").write_bytes(b"not parquet")
+    pending = survey(str(data), tables_of(data), SHARDS).pending
+    assert pending == {"latents": [], "t5_tokens": ["shard-1"], "llm_tokens": []}
+
+
+def test_a_new_caption_is_the_only_one_that_is_encoded(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
+    data = copy_of(finished, tmp_path)
+    latents = file_of(data, "latents", "shard-2")
+    texts = Table(str(data / "captions")).read("shard-2").to_pylist()
+    gone, added = texts[0]["text"], "a yellow square rolls up"
+    texts[0]["text"] = added
+    commit(data, "captions", "shard-2", texts)
+    before = {name: rows_of(data, name) for name in TABLES}
+    assert encoded_here(data, model) == {"t5_tokens": [added], "llm_tokens": [added, added]}  # two answers
+    assert file_of(data, "latents", "shard-2") == latents
+    for name in ("t5_tokens", "llm_tokens"):
+        after = rows_of(data, name)
+        assert [row["text"] for row in after if row not in before[name]] == [added]
+        assert [(row["clip_id"], row["text"]) for row in before[name] if row not in after] == [("clip-2-0", gone)]
+    summary = precompute(str(data), model, CONFIG)
+    assert summary.rows_encoded == dict.fromkeys(TABLES, 0)
+    assert {name: manifest.inputs for name, manifest in summary.tables.items()} == {
+        "latents": 9,
+        "t5_tokens": 18,
+        "llm_tokens": 18,
     }
 
 
-def test_shards_that_curation_judged_anew_are_encoded_anew(finished: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos"))
-    tables = {name: Table(str(data / name)) for name in TABLES}
-    shards = ["shard-0", "shard-1", "shard-2"]
-    drop_stale(str(data), tables, shards)
-    assert find_pending(tables, shards) == {name: [] for name in TABLES}
-    clips, captions = Table(str(data / "clips")), Table(str(data / "captions"))
-    rows = clips.read("shard-1").to_pylist()
-    rows[-1] |= {"status": "ok", "reason": "", "rule": ""}  # what was rejected is kept now
-    clips.commit("shard-1", pa.Table.from_pylist(rows, schema=SCHEMAS["clips"]))
-    texts = captions.read("shard-2").to_pylist()
-    texts[0]["text"] = "another text"
-    captions.commit("shard-2", pa.Table.from_pylist(texts, schema=SCHEMAS["captions"]))
-    drop_stale(str(data), tables, shards)
-    pending = find_pending(tables, shards)
-    assert pending["latents"] == ["shard-1"]
-    assert "shard-2" in pending["t5_tokens"]
-    assert "shard-2" in pending["llm_tokens"]
-    assert "shard-0" not in set().union(*pending.values())
+def test_a_clip_that_comes_and_one_that_goes_leave_the_others_alone(
+    finished: Path, model: ModelConfig, tmp_path: Path
+) -> None:
+    data = copy_of(finished, tmp_path)
+    rows = Table(str(data / "clips")).read("shard-0").to_pylist()
+    assert [row["clip_id"] for row in rows] == ["clip-0-0", "clip-0-1", "clip-0-2", "clip-0-3"]
+    rows[0] |= {"status": "rejected", "reason": "another rule", "rule": "motion"}
+    rows[-1] |= {"status": "ok", "reason": "", "rule": ""}
+    commit(data, "clips", "shard-0", rows)
+    before = {name: rows_of(data, name) for name in TABLES}
+    summary = precompute(str(data), model, CONFIG)
+    # The clip that came, and the broken one, which is tried again with its shard; its captions are carried over again.
+    assert summary.rows_encoded == {"latents": 2, "t5_tokens": 2, "llm_tokens": 2}
+    for name in TABLES:
+        after = rows_of(data, name)
+        assert {row["clip_id"] for row in after if row not in before[name]} == {"clip-0-3"}
+        assert {row["clip_id"] for row in before[name] if row not in after} == {"clip-0-0"}
+        assert summary.tables[name].inputs == len(after) == len(before[name])
+
+
+def test_another_template_makes_llm_tokens_alone(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
+    data = copy_of(finished, tmp_path)
+    asked = model.model_copy(update={"language": model.language.model_copy(update={"question": "describe {prompt}"})})
+    before = {(name, shard): file_of(data, name, shard) for name in TABLES for shard in SHARDS}
+    summary = precompute(str(data), asked, CONFIG, overwrite=True)
+    assert summary.rows_encoded == {"latents": 0, "t5_tokens": 0, "llm_tokens": 16}
+    changed = {place for place, file in before.items() if file_of(data, *place) != file}
+    assert changed == {("llm_tokens", shard) for shard in SHARDS}
 
 
 def test_a_base_without_llm_has_no_llm_tokens(model: ModelConfig) -> None:
@@ -156,11 +298,35 @@ def test_a_moved_checkpoint_is_the_same_and_changed_weights_are_not(model: Model
     assert changed == {"latents"}
 
 
+def test_tiles_decide_latents_and_slices_decide_nothing(model: ModelConfig) -> None:
+    keys = table_keys(model, CONFIG)
+    assert table_keys(model, override(CONFIG, ["vae_slicing=true"])) == keys
+    tiled = table_keys(model, override(CONFIG, ["vae_tiling=true"]))
+    assert {name for name in keys if tiled[name] != keys[name]} == {"latents"}
+
+
+def test_clips_of_several_sizes_lie_in_one_table(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
+    data = copy_of(finished, tmp_path)
+    rows = Table(str(data / "clips")).read("shard-1").to_pylist()
+    rows[0] |= {"width_px": 96, "height_px": 64}
+    commit(data, "clips", "shard-1", rows)
+    config = override(CONFIG, ["buckets=[{num_frames: 9, height: 64, width: 96}]", "vae_tiling=true"])
+    with pytest.raises(UserError, match=r"sizes was .* and is now"):
+        precompute(str(data), model, config)
+    summary = precompute(str(data), model, config, overwrite=True)
+    assert summary.rows_encoded == {"latents": 9, "t5_tokens": 0, "llm_tokens": 0}
+    shapes = {row["clip_id"]: row["shape"] for row in rows_of(data, "latents") if row["status"] == "ok"}
+    assert shapes.pop("clip-1-0") == [3, 32, 8, 12]
+    assert set(map(tuple, shapes.values())) == {(3, 32, 8, 8)}
+
+
 def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `mimir curate"):
         precompute(str(tmp_path / "nothing"), model, CONFIG)
     with pytest.raises(UserError, match="num_frames=13"):
         precompute(str(finished), model, CONFIG.model_copy(update={"num_frames": 13}))
+    with pytest.raises(UserError, match="height=40 must be a positive multiple of 16"):
+        precompute(str(finished), model, override(CONFIG, ["buckets=[{num_frames: 9, height: 40, width: 64}]"]))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no vae/config\.json"):
         precompute(str(finished), model.model_copy(update={"base": str(tmp_path / "empty")}), CONFIG)

@@ -44,10 +44,10 @@ def curated(root: Path, shards: int = 3, clips_per_shard: int = 3) -> Path:
             path = videos / f"{clip_id}.mp4"
             write_mp4(path, moving_square(seed=10 * shard + index), fps=16.0)
             rejected = index == clips_per_shard
-            clip_rows[name].append(clip_row(clip_id, path) | (_REJECTED if rejected else _OK))
+            clip_rows[name].append(clip_row(clip_id, path) | (REJECTED if rejected else OK))
             texts = (CAPTIONS[index % len(CAPTIONS)], f"{CAPTIONS[2]} {index}")
             caption_rows[name] += [
-                {"clip_id": clip_id, "kind": kind, "text": text} | _OK
+                {"clip_id": clip_id, "kind": kind, "text": text} | OK
                 for kind, text in zip(("short", "long"), texts, strict=True)
             ]
     broken = videos / "clip-0-1.mp4"
@@ -98,5 +98,5 @@ def rows_of(root: Path, name: str) -> list[dict[str, Any]]:
     return [row for shard in Table(str(root / name)).scan() for row in shard.to_pylist()]
 
 
-_OK = {"status": "ok", "reason": ""}
-_REJECTED = {"status": "rejected", "reason": "motion 0 is not above 0.001"}
+OK = {"status": "ok", "reason": ""}
+REJECTED = {"status": "rejected", "reason": "motion 0 is not above 0.001"}

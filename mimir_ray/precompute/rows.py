@@ -1,0 +1,121 @@
+"""The rows that are there already: which of them stay, and which shards lack one.
+
+A row stays while it is ok and its input is wanted. A caption whose clip, or whose T5 tokens, could not be encoded is
+not encoded either: its row is carried over from the table before, with that table's name before the reason, until the
+reason there is another one.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mimir_ray.precompute.inputs import ok_captions, ok_clips
+from mimir_ray.storage import Table
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[Any, ...]
+Row = dict[str, Any]
+
+_CAPTION = ("clip_id", "kind", "text")
+KEYS: dict[str, tuple[str, ...]] = {"latents": ("clip_id",), "t5_tokens": _CAPTION, "llm_tokens": _CAPTION}
+"""What a row is for, by table, in the order in which they are made; a clip's key begins those of its captions."""
+_READERS = 16
+"""Shards that the driver looks at together: on an object store it waits for each of their files."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What there is to do."""
+
+    inputs: dict[str, int]
+    """Rows that each table must have in the end; those of shards that cannot be read are missing."""
+    pending: dict[str, list[str]]
+    """Shards by table that lack a row, hold one too many, or carry a reason that no longer holds."""
+
+
+def survey(data: str, tables: Mapping[str, Table], shards: Sequence[str]) -> Survey:
+    """Compare the tables with what curation left, shard by shard; only keys and reasons are read."""
+    committed = {name: set(table.shards()) for name, table in tables.items()}
+    inputs: Counter[str] = Counter(dict.fromkeys(tables, 0))
+    pending: dict[str, list[str]] = {name: [] for name in tables}
+    with ThreadPoolExecutor(_READERS) as readers:
+        found = readers.map(partial(_look, data=data, tables=tables, committed=committed), shards)
+        for shard, (wanted, lacking) in zip(shards, found, strict=True):
+            inputs.update(wanted)
+            for name in lacking:
+                pending[name].append(shard)
+    return Survey(dict(inputs), pending)
+
+
+def _look(
+    shard: str, data: str, tables: Mapping[str, Table], committed: Mapping[str, set[str]]
+) -> tuple[dict[str, int], list[str]]:
+    """Number of inputs by table, and the tables that are pending."""
+    try:
+        clips: Counter[Key] = Counter((clip.clip_id,) for clip in ok_clips(data, shard))
+        captions: Counter[Key] = Counter(tuple(caption.values()) for caption in ok_captions(data, shard))
+    except (OSError, pa.ArrowException):  # the actor that reads them says what is wrong with them
+        return {}, list(tables)
+    wanted = {name: clips if name == "latents" else captions for name in tables}
+    pending: list[str] = []
+    upstream, to_carry = "", dict[Key, str]()
+    for name, table in tables.items():
+        rows = _read(table, shard, [*KEYS[name], "reason"]) if shard in committed[name] else None
+        reasons = [] if rows is None else [(_key(name, row), row["reason"]) for row in rows.to_pylist()]
+        carried = {key: reason for key, reason in reasons if upstream and reason.startswith(_prefix(upstream))}
+        mended = any(reason != to_carry.get(_within(key, upstream)) for key, reason in carried.items())
+        other_rows = rows is None or Counter(key for key, _ in reasons) != wanted[name]
+        if other_rows or mended or (carried and upstream in pending):
+            pending.append(name)
+        upstream, to_carry = name, {key: _prefix(name) + reason for key, reason in reasons if reason}
+    return {name: keys.total() for name, keys in wanted.items()}, pending
+
+
+def kept_rows(table: Table, shard: str) -> dict[Key, Row]:
+    """The ok rows of a shard, if it is committed and can be read."""
+    rows = _read(table, shard) if table.has(shard) else None
+    if rows is None:
+        return {}
+    return {_key(table.name, row): row for row in rows.filter(pc.equal(rows["status"], "ok")).to_pylist()}
+
+
+def carried_rows(upstream: Table, shard: str, name: str, keys: Sequence[Key]) -> dict[Key, Row]:
+    """The rows of the table ``name`` for those ``keys`` that ``upstream`` could not encode."""
+    rows = upstream.read(shard, [*KEYS[upstream.name], "status", "reason"])
+    lost = {_key(upstream.name, row): row for row in rows.filter(pc.not_equal(rows["status"], "ok")).to_pylist()}
+    found = {key: row for key in keys if (row := lost.get(_within(key, upstream.name)))}
+    return {
+        key: dict(zip(KEYS[name], key, strict=True))
+        | {"status": row["status"], "reason": _prefix(upstream.name) + row["reason"]}
+        for key, row in found.items()
+    }
+
+
+def _read(table: Table, shard: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+    try:
+        return table.read(shard, columns)
+    except (OSError, pa.ArrowException) as error:
+        logger.warning("shard %s of %s cannot be read and is made anew: %s", shard, table.uri, error)
+        return None
+
+
+def _key(name: str, row: Row) -> Key:
+    return tuple(row[column] for column in KEYS[name])
+
+
+def _within(key: Key, upstream: str) -> Key:
+    """The key of the row of ``upstream`` that a row depends on."""
+    return key[: len(KEYS[upstream])]
+
+
+def _prefix(upstream: str) -> str:
+    """How the reason of a row begins that was carried over."""
+    return f"{upstream}: "
