@@ -93,7 +93,7 @@ def start(config: ServingConfig, engine: Engine | None = None) -> str:
 
     began = time.monotonic()
     app = application(config, engine)
-    _check_port(config)
+    check_port(config)
     try:
         serve.start(http_options={"host": config.host, "port": config.port}, logging_config={"log_level": "WARNING"})
     except (RayError, TimeoutError) as error:
@@ -122,8 +122,8 @@ def run(config: ServingConfig) -> None:
         serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _check_port(config: ServingConfig) -> None:
-    """Serve would try a taken port for a minute before it gave up."""
+def check_port(config: ServingConfig) -> None:
+    """Raise UserError for an address that cannot be listened on, which Serve would try for a minute."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a closed server left in TIME_WAIT is free
         try:
