@@ -5,7 +5,7 @@ UserError becomes a row, which later steps pass on and `run` raises in the drive
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -102,8 +102,65 @@ class _Loaded:
         return _attempt(self._work, row) if self._work else row | {_REFUSAL: self._refusal}
 
 
+def through_engine(
+    dataset: "Dataset",
+    name: str,
+    engine: Callable[["Dataset"], "Dataset"],
+    ask: Callable[[Row], Iterable[Row]],
+    tell: Callable[[], Callable[[Row], Row | None]],
+    *,
+    num_cpus: float,
+    max_retries: int,
+) -> "Dataset":
+    """Each row through an engine that takes rows of another kind, such as `mimir_ray.vllm`'s, and keeps no order.
+
+    Rows stream: nothing waits for the last of them, as it would for a group-by.
+
+    Args:
+        ask: makes one or more rows of the engine's kind of a row, in a task.
+        tell: makes, once and in the only actor that there is, what takes the engine's rows one by one and returns a
+            row when it has seen all that were made of it, until then None.
+    """
+    import ray.data
+
+    def asked(row: Row) -> Iterator[Row]:
+        refusal = row.get(_REFUSAL)
+        if not refusal:
+            try:
+                yield from ask(row)
+                return
+            except UserError as error:
+                refusal = str(error)
+        yield row | {_REFUSAL: refusal, "error": refusal}  # an engine lets a row with an error pass by
+
+    asked.__name__ = f"{name}_ask"
+    one = ray.data.ActorPoolStrategy(size=1)
+    with warnings.catch_warnings():  # as above
+        warnings.simplefilter("ignore", DeprecationWarning)
+        options: Any = {"num_cpus": num_cpus, "max_retries": max_retries}
+        return engine(dataset.flat_map(asked, **options)).flat_map(
+            type(f"{name}_tell", (_Told,), {}),
+            fn_constructor_args=(tell,),
+            compute=one,
+            num_cpus=0,  # it waits, most of the time, and must not keep a small machine's last CPU from the engine
+            max_restarts=3,
+            max_task_retries=1,
+        )
+
+
+class _Told:
+    """What `tell` makes, past which refusals go."""
+
+    def __init__(self, tell: Callable[[], Callable[[Row], Row | None]]) -> None:
+        self._tell = tell()
+
+    def __call__(self, row: Row) -> list[Row]:
+        told = row if row.get(_REFUSAL) else self._tell(row)
+        return [] if told is None else [told]
+
+
 def _attempt(work: Work, row: Row) -> Row:
-    if _REFUSAL in row:
+    if row.get(_REFUSAL):
         return row
     try:
         return work(row)
@@ -114,6 +171,6 @@ def _attempt(work: Work, row: Row) -> Row:
 def run(dataset: "Dataset") -> Iterator[Row]:
     """Execute a plan of these steps; yields its rows as they are done. Raises the UserError of a worker."""
     for row in dataset.iter_rows():
-        if _REFUSAL in row:
+        if row.get(_REFUSAL):  # None in a row that only shares a block with a refusal
             raise UserError(row[_REFUSAL])
         yield row

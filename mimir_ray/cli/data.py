@@ -66,12 +66,15 @@ def curate(
         if not glob.has_magic(source):
             require(source, "the source", "name a folder of videos, a video file, a list or a glob")
 
+    from mimir_ray.cli.progress import progress_line
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.curation import curate as run
     from mimir_ray.curation import render
 
     connect(address)
-    results.print(render(run(sources, out, config, overwrite=overwrite, retry_quarantined=retry)))
+    with progress_line("curating", "shards") as progress:
+        summary = run(sources, out, config, overwrite=overwrite, retry_quarantined=retry, progress=progress)
+    results.print(render(summary))
 
 
 def report(
