@@ -3,6 +3,8 @@
 serve run mimir_ray.serving.app:build checkpoint=out/export ...          # or a Serve YAML: import_path and args
 """
 
+import contextlib
+import io
 import logging
 import socket
 import time
@@ -119,7 +121,10 @@ def run(config: ServingConfig) -> None:
     except KeyboardInterrupt:
         logger.info("stopping")
     finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        # Ray prints that the call that stops Serve has failed: the controller ends before it can answer.
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+        logger.debug("while it stopped, Ray said: %s", said.getvalue())
 
 
 def check_port(config: ServingConfig) -> None:
