@@ -182,7 +182,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _unknown_field(name: str, part: str, fields: Sequence[str]) -> str:
-    near = difflib.get_close_matches(part, fields, n=3, cutoff=0.5)
+    near = [field for field in fields if part == "".join(word[:1] for word in field.split("_"))]  # lr, for one
+    near = near or difflib.get_close_matches(part, fields, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(fields) or '(none)'}"
     return f"there is no field {name}; {hint}"
 
