@@ -16,7 +16,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -122,6 +122,8 @@ def _assign(config: Config, data: dict[str, Any], name: str, value: Any) -> None
         if isinstance(owner, BaseModel):
             fields = list(type(owner).model_fields)
             if part not in fields:
+                if elsewhere := [found for found in _names(config) if found.endswith(f".{name}")]:
+                    raise UserError(f"there is no field {name} here; did you mean {' or '.join(elsewhere[:3])}?")
                 raise UserError(_unknown_field(walked + part, part, fields))
         elif not isinstance(owner, dict):
             whole = walked.rstrip(".")
@@ -134,6 +136,14 @@ def _assign(config: Config, data: dict[str, Any], name: str, value: Any) -> None
             node[part] = {}  # an earlier assignment put something else there; validation will judge the whole
         node = node.get(part)
         walked += part + "."
+
+
+def _names(config: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Dotted names of every field, those of the configurations in it included."""
+    for field in type(config).model_fields:
+        yield prefix + field
+        if isinstance(value := getattr(config, field), BaseModel):
+            yield from _names(value, f"{prefix}{field}.")
 
 
 def _explain(cls: type[BaseModel], detail: Any) -> str:
@@ -172,7 +182,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _unknown_field(name: str, part: str, fields: Sequence[str]) -> str:
-    near = difflib.get_close_matches(part, fields, n=3, cutoff=0.5)
+    near = [field for field in fields if part == "".join(word[:1] for word in field.split("_"))]  # lr, for one
+    near = near or difflib.get_close_matches(part, fields, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(fields) or '(none)'}"
     return f"there is no field {name}; {hint}"
 

@@ -7,7 +7,7 @@ UserError becomes a row, which later steps pass on and `run` raises in the drive
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -106,8 +106,65 @@ class _Loaded:
         return _attempt(self._work, row) if self._work else row | {_REFUSAL: self._refusal}
 
 
+def through_engine(
+    dataset: "Dataset",
+    name: str,
+    engine: Callable[["Dataset"], "Dataset"],
+    ask: Callable[[Row], Iterable[Row]],
+    tell: Callable[[], Callable[[Row], Row | None]],
+    *,
+    num_cpus: float,
+    max_retries: int,
+) -> "Dataset":
+    """Each row through an engine that takes rows of another kind, such as `mimir_ray.vllm`'s, and keeps no order.
+
+    Rows stream: nothing waits for the last of them, as it would for a group-by.
+
+    Args:
+        ask: makes one or more rows of the engine's kind of a row, in a task.
+        tell: makes, once and in the only actor that there is, what takes the engine's rows one by one and returns a
+            row when it has seen all that were made of it, until then None.
+    """
+    import ray.data
+
+    def asked(row: Row) -> Iterator[Row]:
+        refusal = row.get(_REFUSAL)
+        if not refusal:
+            try:
+                yield from ask(row)
+                return
+            except UserError as error:
+                refusal = str(error)
+        yield row | {_REFUSAL: refusal, "error": refusal}  # an engine lets a row with an error pass by
+
+    asked.__name__ = f"{name}_ask"
+    one = ray.data.ActorPoolStrategy(size=1)
+    with warnings.catch_warnings():  # as above
+        warnings.simplefilter("ignore", DeprecationWarning)
+        options: Any = {"num_cpus": num_cpus, "max_retries": max_retries}
+        return engine(dataset.flat_map(asked, **options)).flat_map(
+            type(f"{name}_tell", (_Told,), {}),
+            fn_constructor_args=(tell,),
+            compute=one,
+            num_cpus=0,  # it waits, most of the time, and must not keep a small machine's last CPU from the engine
+            max_restarts=3,
+            max_task_retries=1,
+        )
+
+
+class _Told:
+    """What `tell` makes, past which refusals go."""
+
+    def __init__(self, tell: Callable[[], Callable[[Row], Row | None]]) -> None:
+        self._tell = tell()
+
+    def __call__(self, row: Row) -> list[Row]:
+        told = row if row.get(_REFUSAL) else self._tell(row)
+        return [] if told is None else [told]
+
+
 def _attempt(work: Work, row: Row) -> Row:
-    if _REFUSAL in row:
+    if row.get(_REFUSAL):
         return row
     try:
         return work(row)
@@ -118,7 +175,7 @@ def _attempt(work: Work, row: Row) -> Row:
 def run(dataset: "Dataset") -> Iterator[Row]:
     """Execute a plan of these steps; yields its rows as they are done. Raises the UserError of a worker."""
     for row in dataset.iter_rows():
-        if _REFUSAL in row:
+        if row.get(_REFUSAL):  # None in a row that only shares a block with a refusal
             raise UserError(row[_REFUSAL])
         yield row
 
@@ -126,16 +183,17 @@ def run(dataset: "Dataset") -> Iterator[Row]:
 def run_shards(
     dataset: "Dataset", what: str, before: int, total: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[Row]:
-    """`run` where each row is a shard: says after each how fast they are done and how long the others will take.
+    """`run` where each row is a shard, and `before` of the `total` shards are done already.
 
-    `before` of the `total` shards are done already; `progress` gets the shards done and their number.
+    `progress` gets the shards done and their number; without it the log says how fast it goes and how long it will take.
     """
     began_s = time.monotonic()
     for done, row in enumerate(run(dataset), 1):
-        seconds = time.monotonic() - began_s
-        rate, left_s = done / max(seconds, 1e-9), seconds / done * (total - before - done)
-        line = "%s: %d/%d shards, %.2f shards/s, %.0f s left; %s"
-        logger.info(line, what, before + done, total, rate, left_s, row["shard"])
         if progress is not None:
             progress(before + done, total)
+        else:
+            seconds = time.monotonic() - began_s
+            rate, left_s = done / max(seconds, 1e-9), seconds / done * (total - before - done)
+            line = "%s: %d/%d shards, %.2f shards/s, %.0f s left; %s"
+            logger.info(line, what, before + done, total, rate, left_s, row["shard"])
         yield row

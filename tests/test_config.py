@@ -122,8 +122,11 @@ def test_assignments_are_validated_together() -> None:
     ("assignment", "told"),
     [
         ("training.optimiser.learning_rate=1", "no field training.optimiser; did you mean optimizer?"),
-        ("training.optimizer.lr=1", "the fields are learning_rate, betas"),
-        ("training.optimizer={lr: 1}", "no field training.optimizer.lr; the fields are learning_rate, betas"),
+        ("training.optimizer.lr=1", "no field training.optimizer.lr; did you mean learning_rate?"),
+        ("max_steps=20", "no field max_steps here; did you mean training.max_steps?"),
+        ("optimizer.betas=[0, 1]", "no field optimizer.betas here; did you mean training.optimizer.betas?"),
+        ("training.optimizer.x9=1", "the fields are learning_rate, betas"),
+        ("training.optimizer={x9: 1}", "no field training.optimizer.x9; the fields are learning_rate, betas"),
         ("extra={learning_rat: 1}", "did you mean learning_rate?"),
         ("training.precision=fp16", "training.precision is \"fp16\"; it must be 'fp32' or 'bf16'"),
         ("training.optimizer.learning_rate=0", "it must be greater than 0"),

@@ -14,11 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"mimir_ray", "jobs", "serve"}
 
-LEAVES = {"config", "records", "dataflow", "storage", "video"}
+LEAVES = {"config", "records", "dataflow", "vllm", "storage", "video"}
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "records": {"config"},
     "dataflow": {"config"},
+    "vllm": {"config"},
     "storage": {"config", "records"},
     "video": {"config", "records", "storage"},
     "model": {"config"},

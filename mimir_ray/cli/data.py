@@ -66,12 +66,15 @@ def curate(
         if not glob.has_magic(source):
             require(source, "the source", "name a folder of videos, a video file, a list or a glob")
 
+    from mimir_ray.cli.progress import progress_line
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.curation import curate as run
     from mimir_ray.curation import render
 
     connect(address)
-    results.print(render(run(sources, out, config, overwrite=overwrite, retry_quarantined=retry)))
+    with progress_line("curating", "shards") as progress:
+        summary = run(sources, out, config, overwrite=overwrite, retry_quarantined=retry, progress=progress)
+    results.print(render(summary))
 
 
 def report(
@@ -110,12 +113,15 @@ def precompute(
     if clips or gpu:
         raise UserError("--clips and --gpu are for --estimate; without it everything is encoded: add it or drop them")
 
+    from mimir_ray.cli.progress import progress_line
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.precompute import precompute as run
     from mimir_ray.precompute import render
 
     connect(address)
-    results.print(render(run(data, configuration.model, configuration.precompute, overwrite=overwrite)))
+    with progress_line("encoding", "shards") as progress:
+        summary = run(data, configuration.model, configuration.precompute, overwrite=overwrite, progress=progress)
+    results.print(render(summary))
 
 
 def _estimate(data: str, recipe: "Recipe", clips: int | None, gpu: str) -> None:

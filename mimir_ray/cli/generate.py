@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LISTS = (".txt", ".jsonl", ".csv", ".parquet")
 
+FIRST_REASONS = 3
+
 logger = logging.getLogger(__name__)
 
 
@@ -120,10 +122,16 @@ def _generate_list(
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.generation.batch import generate_batch
+    from mimir_ray.generation.index import INDEX_FILE
 
     connect(address)
     manifest = generate_batch(listed, checkpoint, out, config, overwrite=overwrite, retry_quarantined=retry)
     results.print(f"{out}: {manifest.ok} videos, {manifest.quarantined} quarantined of {manifest.inputs}", markup=False)
+    for reason, count in list(manifest.reasons.items())[:FIRST_REASONS]:
+        results.print(f"  {count} failed: {reason}", markup=False)
+    if len(manifest.reasons) > FIRST_REASONS:
+        results.print(f"  and {len(manifest.reasons) - FIRST_REASONS} more reasons", markup=False)
+    results.print(f"{out}/{INDEX_FILE} has a line for every prompt", markup=False)
 
 
 def _checkpoint(model: str | None, recipe: str | None, config: "GenerationConfig") -> str:

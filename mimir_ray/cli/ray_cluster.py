@@ -54,12 +54,28 @@ def _our_signal_handlers() -> Iterator[None]:
                 signal.signal(signum, handler)
 
 
+def _keep_notes_off_the_terminal() -> None:
+    """Ray's notes on what goes well stay in its own log files; its warnings and errors are shown."""
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the one beside it writes the file
+            handler.setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that its bars are off, as we ask
+    logging.getLogger("ray.serve").addFilter(_warns)  # its level and handlers are set anew when Serve starts
+
+
+def _warns(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
 def _connect(address: str | None) -> None:
     """Join the cluster at `address`, or start a local one."""
     import ray
 
     verbose = logging.getLogger("mimir_ray").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
+    if not verbose:
+        _keep_notes_off_the_terminal()
     if address is None:
         logger.info("starting a local Ray")
         ray.init(

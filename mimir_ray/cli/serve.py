@@ -52,7 +52,8 @@ def serve(
     require_checkpoint(config.checkpoint)
 
     from mimir_ray.cli.ray_cluster import connect
-    from mimir_ray.serving.app import run
+    from mimir_ray.serving.app import check_port, run
 
+    check_port(config)
     connect(address)
     run(config)

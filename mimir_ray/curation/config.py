@@ -14,6 +14,7 @@ from mimir_ray.curation.models.config import (
     WatermarkConfig,
 )
 from mimir_ray.dataflow import ActorPool
+from mimir_ray.vllm import VllmPool
 
 __all__ = [
     "AestheticConfig",
@@ -150,6 +151,10 @@ class Pools(Config):
     watermark: ActorPool = ActorPool(batch=4)
     recaption: ActorPool = ActorPool(batch=4)
     agreement: ActorPool = ActorPool(batch=1)
+    watermark_vllm: VllmPool = VllmPool()
+    """In place of `watermark` where the stage's engine is vllm."""
+    recaption_vllm: VllmPool = VllmPool()
+    """In place of `recaption` where the stage's engine is vllm."""
 
 
 class CurationConfig(Config):

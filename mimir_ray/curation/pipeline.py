@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from mimir_ray.config import Config, fingerprint
+from mimir_ray.curation.asking import Tell, ask
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.discover import SourceFile, discover, plan
+from mimir_ray.curation.heirs import predecessors
 from mimir_ray.curation.models.config import require_models
 from mimir_ray.curation.retry import forget_failures
 from mimir_ray.curation.rules import Rules
@@ -18,8 +20,9 @@ from mimir_ray.curation.split import SplitKey
 from mimir_ray.curation.stages import MODEL_STAGES, judge, load_score, scoring_stages, split, unscored
 from mimir_ray.curation.summary import CurationSummary, summarise
 from mimir_ray.curation.tables import outcome_table, stage_table
-from mimir_ray.dataflow import map_actors, map_tasks, run_shards
+from mimir_ray.dataflow import map_actors, map_tasks, run_shards, through_engine
 from mimir_ray.storage import Table
+from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -44,6 +47,7 @@ def curate(
     overwrite: bool = False,
     retry_quarantined: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    engine: Callable[[EngineConfig], Engine] = vllm_engine,
 ) -> CurationSummary:
     """Curate the videos that `sources` (folders, files, globs) name into the tables under the data root `out`.
 
@@ -51,7 +55,8 @@ def curate(
     `config` are the same; changed or new files are curated and those that are gone are dropped. Another threshold
     judges the scores that are there anew. Another way to split or to measure is refused, unless `overwrite` says that
     the tables that it makes stale may go. `retry_quarantined` tries again what could not be processed before.
-    `progress` gets the shards done and their number.
+    `progress` gets the shards done and their number, which are logged without it. `engine` makes what stages ask whose
+    engine is not transformers.
 
     Raises UserError for sources, models or an `out` that the user can mend, RuntimeError when shards were lost because
     their workers died.
@@ -67,7 +72,7 @@ def curate(
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
         before = len(shards) - len(pending)
-        dataset = pipeline({name: shards[name] for name in pending}, out, config)
+        dataset = pipeline({name: shards[name] for name in pending}, out, config, engine)
         for _ in run_shards(dataset, "curation", before, len(shards), progress):
             pass  # what the stages find out goes to the tables
     if lost := clips.pending(shards):
@@ -76,6 +81,8 @@ def curate(
             "not write, and Ray's log says which. The others are committed: run again to retry. "
             f"The first lost file is {shards[lost[0]][0].path}"
         )
+    for scores in (stage_table(out, stage.name) for stage in scoring_stages(config)):
+        scores.drop(set(scores.shards()) - set(shards))
     outcome_table(out, "videos").finish(len(files))
     cut, texts = _count_inputs(out, config)
     outcome_table(out, "captions").finish(texts)
@@ -84,25 +91,39 @@ def curate(
     return summarise(out, len(shards) - len(pending), time.monotonic() - start)
 
 
-def pipeline(shards: dict[str, list[SourceFile]], out: str, config: CurationConfig) -> "Dataset":
-    """The whole of curation: one row a shard through every stage; what they find out goes straight to `out`."""
+def pipeline(
+    shards: dict[str, list[SourceFile]], out: str, config: CurationConfig, engine: Callable[[EngineConfig], Engine]
+) -> "Dataset":
+    """The whole of curation: one row a shard through every stage; what they find out goes straight to `out`.
+
+    Raises UserError for an engine that is needed and not there.
+    """
     import ray.data
 
     # A CPU for decoding and optical flow, which run on one thread. Ray fuses neighbours that ask for the same.
     cpu: Any = {"num_cpus": config.cpus_per_task, "max_retries": config.max_retries}
     rules, stages = Rules.of(config), scoring_stages(config)
     names = [stage.name for stage in stages]
+    before = predecessors(out, shards, names)
     dataset: Dataset = ray.data.from_items(
-        [{"shard": name, "files": [file.packed() for file in files]} for name, files in shards.items()],
+        [
+            {"shard": name, "files": [file.packed() for file in files], "before": before[name]}
+            for name, files in shards.items()
+        ],
         override_num_blocks=len(shards),  # a task for each shard, so the work is even and a crash costs one shard
     )
     dataset = map_tasks(dataset, "split", partial(split, out=out, config=config), **cpu)  # files -> clips; 1 shard -> 1
     for place, stage in enumerate(stages):  # clips -> scores
         common: Any = {"out": out, "stage": stage, "before": names[:place], "rules": rules}
-        if not stage.pool:
+        if not stage.dear:
             dataset = map_tasks(dataset, stage.name, load_score(**common), **cpu)
-        elif not _scored(shards, common):
+        elif _scored(shards, common):
+            continue
+        elif stage.pool:
             dataset = map_actors(dataset, stage.name, partial(load_score, **common), **stage.pool.reserved)
+        elif stage.asked:  # 1 shard -> its clips -> 1 shard
+            asking, telling = partial(ask, **common), partial(Tell, out, stage)
+            dataset = through_engine(dataset, stage.name, engine(stage.asked.engine), asking, telling, **cpu)
     verdicts = partial(judge, out=out, stages=names, rules=rules)
     dataset = map_tasks(dataset, "judge", verdicts, **cpu)  # scores -> verdicts
     dataset.context.max_errored_blocks = -1  # a lost shard stays pending and is reported when all others are committed
@@ -118,7 +139,10 @@ def _scored(shards: Iterable[str], common: dict[str, Any]) -> bool:
 
 
 def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: bool) -> Table:
-    """Begin every table of the run, the last of which is returned. Shards whose files are gone are dropped."""
+    """Begin every table of the run, the last of which is returned.
+
+    Shards whose files are gone are dropped, but for their scores, which the shards in their place may inherit.
+    """
     split_key, stages = SplitKey(limits=config.limits, split=config.split), scoring_stages(config)
     keys: dict[Table, Config] = {stage_table(out, stage.name): stage.key for stage in reversed(stages)}
     keys |= {stage_table(out, "split"): split_key, outcome_table(out, "videos"): split_key}
@@ -131,7 +155,7 @@ def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: 
     clips = outcome_table(out, "clips")
     if gone := set(clips.shards()) - shards:
         logger.warning("dropping %d shards of files that have changed or are no longer among the sources", len(gone))
-    for table in (clips, outcome_table(out, "captions"), *keys):
+    for table in (clips, outcome_table(out, "captions"), outcome_table(out, "videos"), stage_table(out, "split")):
         table.drop(set(table.shards()) - shards)
     return clips
 

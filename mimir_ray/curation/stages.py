@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import Config, UserError
-from mimir_ray.curation.config import CurationConfig, Measures
+from mimir_ray.curation.config import CurationConfig, Measures, RecaptionConfig, WatermarkConfig
 from mimir_ray.curation.discover import SourceFile
+from mimir_ray.curation.heirs import inherit
+from mimir_ray.curation.models.config import LIKELIEST_TOKENS
 from mimir_ray.curation.rules import Rules, shortfalls
 from mimir_ray.curation.split import failure, split_files
 from mimir_ray.curation.tables import (
@@ -28,6 +30,10 @@ from mimir_ray.curation.verdict import caption_rows, verdict
 from mimir_ray.dataflow import ActorPool, Work
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import join
+from mimir_ray.vllm import EngineConfig
+
+if TYPE_CHECKING:
+    from mimir_ray.curation.models.questions import Question
 
 Scorer = Callable[[Sequence[Row]], list[Row]]
 """From rows of clips to the columns of their scores. What it raises puts a clip into quarantine."""
@@ -43,8 +49,22 @@ class Stage:
     load: Callable[[], Scorer]
     """Makes the scorer, in the worker that uses it."""
     pool: ActorPool | None = None
-    """The actors that hold its model. A stage with one is dear: it passes over clips that fall short of a rule by their
-    scores so far. One without runs in tasks."""
+    """The actors that hold its model. A stage without them, or an engine, runs in tasks."""
+    asked: "Asked | None" = None
+    """The engine that answers it, in place of actors."""
+
+    @property
+    def dear(self) -> bool:
+        """Whether it has a model, and so passes over clips that fall short of a rule by their scores so far."""
+        return self.pool is not None or self.asked is not None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An engine beside the pipeline, and what it is asked."""
+
+    engine: EngineConfig
+    load: Callable[[], "Question"]
 
 
 class MeasureKey(Config):
@@ -62,18 +82,35 @@ def scoring_stages(config: CurationConfig) -> tuple[Stage, ...]:
     found = [Stage("measure", MeasureKey(measures=config.measures), partial(_measuring, config))]
     for name in MODEL_STAGES:
         if (key := getattr(config, name)) != "off":
-            found.append(Stage(name, key, partial(_modelling, name, config), getattr(config.pools, name)))
+            load = partial(_modelling, name, config)
+            if getattr(key, "engine", None) == "vllm":
+                asked = Asked(_engine(name, key, config), partial(_questioning, name, config))
+                found.append(Stage(name, key, load, asked=asked))
+            else:
+                found.append(Stage(name, key, load, getattr(config.pools, name)))
     return tuple(found)
 
 
+def _engine(name: str, asked: WatermarkConfig | RecaptionConfig, config: CurationConfig) -> EngineConfig:
+    return EngineConfig(
+        model=asked.vlm.name,
+        revision=asked.vlm.revision,
+        dtype=asked.vlm.dtype,
+        images=asked.frames,
+        logprobs=LIKELIEST_TOKENS if name == "watermark" else 0,
+        pool=getattr(config.pools, f"{name}_vllm"),
+    )
+
+
 def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, Any]:
-    """Commit the shard's files to `videos` and their clips to the table of the split stage."""
+    """Commit the shard's files to `videos`, their clips to the table of the split stage, and scores known of them."""
     shard, table = row["shard"], stage_table(out, "split")
     if not table.has(shard):
         files = [SourceFile.unpacked(file) for file in row["files"]]
         videos, clips = split_files(files, config, join(out, "media"))
         commit(outcome_table(out, "videos"), shard, videos, SCHEMAS["videos"])
         commit(table, shard, clips, SPLIT_SCHEMA)
+    inherit(out, shard, row["before"], [stage.name for stage in scoring_stages(config)])
     return {"shard": shard}
 
 
@@ -82,8 +119,7 @@ def unscored(shard: str, out: str, stage: Stage, before: Sequence[str], rules: R
     table = stage_table(out, stage.name)
     there = set(table.read(shard, ["clip_id"])["clip_id"].to_pylist()) if table.has(shard) else set()
     clips = [clip for clip in known_clips(out, shard, before) if clip["clip_id"] not in there]
-    dear = stage.pool is not None
-    return [clip for clip in clips if clip["status"] == "ok" and not (dear and shortfalls(clip, rules))]
+    return [clip for clip in clips if clip["status"] == "ok" and not (stage.dear and shortfalls(clip, rules))]
 
 
 def score(
@@ -141,6 +177,12 @@ def _modelling(name: str, config: CurationConfig) -> Scorer:
 
     torch.set_num_threads(1)  # there are other actors on the machine, and threads that wait for each other spin
     return load_scorer(name, config)
+
+
+def _questioning(name: str, config: CurationConfig) -> "Question":
+    from mimir_ray.curation.models.questions import load_question
+
+    return load_question(name, config)
 
 
 def _scored(clips: Sequence[Row], stage: Stage, scorer: Scorer) -> Iterator[Row]:

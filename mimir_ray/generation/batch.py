@@ -19,6 +19,7 @@ from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run
 from mimir_ray.generation.actors import DecodeActor, DenoiseActor, EncodeActor, generation_row
 from mimir_ray.generation.config import GenerationConfig, StageActors
+from mimir_ray.generation.index import write_index
 from mimir_ray.generation.naming import model_name
 from mimir_ray.generation.prompts import BadLine, PromptList
 from mimir_ray.records import GenerationRequest
@@ -60,8 +61,8 @@ def generate_batch(
 ) -> Manifest:
     """Generate every request that has no row yet; needs an initialised Ray.
 
-    Videos are ``out/videos/<request_id>.mp4``, their records the table ``out/generations``. The table keeps the videos
-    of earlier prompt lists; the manifest counts it whole.
+    Videos are ``out/videos/<request_id>.mp4``, their records the table ``out/generations``, and ``out/index.jsonl``
+    says the same in text. The table keeps the videos of earlier prompt lists; the manifest counts it whole.
 
     Args:
         overwrite: discard what another model or number format left there.
@@ -90,6 +91,7 @@ def generate_batch(
             "the worker process died twice over this request (see its log); shrink the video or give it more memory"
         )
         table.commit(shard, generation_row(requests[shard], status="quarantined", reason=reason))
+    write_index(table, [*requests, *bad])
     return table.finish(inputs=len(requests.keys() | bad.keys() | set(table.shards())))
 
 

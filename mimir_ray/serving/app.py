@@ -3,6 +3,8 @@
 serve run mimir_ray.serving.app:build checkpoint=out/export ...          # or a Serve YAML: import_path and args
 """
 
+import contextlib
+import io
 import logging
 import socket
 import time
@@ -93,7 +95,7 @@ def start(config: ServingConfig, engine: Engine | None = None) -> str:
 
     began = time.monotonic()
     app = application(config, engine)
-    _check_port(config)
+    check_port(config)
     try:
         serve.start(http_options={"host": config.host, "port": config.port}, logging_config={"log_level": "WARNING"})
     except (RayError, TimeoutError) as error:
@@ -119,11 +121,14 @@ def run(config: ServingConfig) -> None:
     except KeyboardInterrupt:
         logger.info("stopping")
     finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        # Ray prints that the call that stops Serve has failed: the controller ends before it can answer.
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+        logger.debug("while it stopped, Ray said: %s", said.getvalue())
 
 
-def _check_port(config: ServingConfig) -> None:
-    """Serve would try a taken port for a minute before it gave up."""
+def check_port(config: ServingConfig) -> None:
+    """Raise UserError for an address that cannot be listened on, which Serve would try for a minute."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a closed server left in TIME_WAIT is free
         try:

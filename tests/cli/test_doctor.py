@@ -79,3 +79,10 @@ def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mimir_ray.cli.ray_cluster.connect", refuse)
     monkeypatch.setenv("RAY_ADDRESS", "h:6379")
     assert [finding.level for finding in ray_runtime.starts()] == ["failure"]
+
+
+def test_more_cpus_than_the_machine_has_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert ray_runtime.slots(4, None).startswith("4 CPUs (slots for tasks, on 2 real ones: ")
+    assert ray_runtime.slots(2, None) == ray_runtime.slots(2, "h:6379") == "2 CPUs"
+    assert ray_runtime.slots(64, "h:6379") == "64 CPUs"

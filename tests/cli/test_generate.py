@@ -86,7 +86,7 @@ def test_a_list_becomes_requests_of_the_batch(model: Path, tmp_path: Path, monke
 
     def batch(listed: PromptList, checkpoint: str, out: str, config: GenerationConfig, **options: bool) -> Any:
         given.update(listed=listed, checkpoint=checkpoint, out=out, **options)
-        return SimpleNamespace(ok=2, quarantined=1, inputs=3)
+        return SimpleNamespace(ok=2, quarantined=5, inputs=7, reasons={f"line {n} is bad": 6 - n for n in range(1, 6)})
 
     monkeypatch.setattr("mimir_ray.generation.batch.generate_batch", batch)
     monkeypatch.setattr("mimir_ray.cli.ray_cluster.connect", lambda address: given.update(address=address))
@@ -95,7 +95,10 @@ def test_a_list_becomes_requests_of_the_batch(model: Path, tmp_path: Path, monke
     arguments = ("--model", str(model), "--seed", "9", "--address", "auto", "--retry-quarantined")
     result = mimir("generate", str(prompts), "--out", str(tmp_path / "videos"), *arguments)
     assert result.exit_code == 0, result.output
-    assert "2 videos, 1 quarantined of 3" in result.stdout
+    assert "2 videos, 5 quarantined of 7" in result.stdout
+    assert "5 failed: line 1 is bad\n" in result.stdout
+    assert "line 3 is bad\n  and 2 more reasons\n" in result.stdout
+    assert f"{tmp_path}/videos/index.jsonl" in result.stdout
     assert [request.seed for request in given["listed"].requests] == [3, 9]
     assert len(given["listed"].bad) == 1
     assert (given["checkpoint"], given["address"]) == (str(model), "auto")

@@ -1,6 +1,6 @@
 """The stages of curation one after another in this process, for tests of what they find out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +8,11 @@ import pytest
 
 from mimir_ray.curation import CurationConfig, CurationSummary, curate
 from mimir_ray.curation.discover import SourceFile, discover
+from mimir_ray.curation.heirs import predecessors
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.stages import judge, score, scoring_stages, split
 from mimir_ray.curation.tables import Row, outcome_table, rows_of
+from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
 
 SHARD = "all"
 
@@ -36,13 +38,16 @@ class LocalPipeline:
     shards: dict[str, list[SourceFile]]
     out: str
     config: CurationConfig
+    engine: Callable[[EngineConfig], Engine] = vllm_engine
 
     def iter_rows(self) -> Iterator[Row]:
         """Do it; a row a shard."""
         rules, stages = Rules.of(self.config), scoring_stages(self.config)
         names = [stage.name for stage in stages]
+        before = predecessors(self.out, self.shards, names)
         for shard, files in self.shards.items():
-            split({"shard": shard, "files": [file.packed() for file in files]}, self.out, self.config)
+            row = {"shard": shard, "files": [file.packed() for file in files], "before": before[shard]}
+            split(row, self.out, self.config)
             for place, stage in enumerate(stages):
                 score({"shard": shard}, self.out, stage, names[:place], rules, stage.load())
             yield judge({"shard": shard}, self.out, names, rules)

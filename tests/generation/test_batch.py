@@ -1,5 +1,6 @@
 """A prompt list on Ray Data: frames equal the generator's, failures are rows, what is done is skipped."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,13 @@ def test_a_list_with_good_bad_and_fatal_lines(
     assert "9 or 17" in found["a big ball"]["reason"]
     assert "worker process died" in found["a crimson wedge"]["reason"]
     assert [progress.done for progress in seen] == [1, 2, 3]
+    index = [json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in index] == [*(request.prompt for request in listed.requests), "no json"]
+    assert [line["status"] for line in index] == ["ok", "quarantined", "quarantined", "ok", "quarantined"]
+    for line in index:
+        assert (line["file"] is None) == (line["status"] != "ok") == bool(line["reason"])
+    assert (tmp_path / "out" / index[0]["file"]).is_file()
+    assert index[0]["seed"] == 5
     assert seen[-1].left_s > 0
 
     generator = load_generator(mimir, config.runtime)

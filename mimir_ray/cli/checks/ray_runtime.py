@@ -67,6 +67,14 @@ def starts() -> Iterator[Finding]:
     where = f"the cluster at {address}" if address else "a local Ray"
     yield ok(
         "ray",
-        f"{ray.__version__}, {where} answers after {seconds:.0f} s with {resources.get('CPU', 0):.0f} CPUs and "
+        f"{ray.__version__}, {where} answers after {seconds:.0f} s with {slots(resources.get('CPU', 0), address)} and "
         f"{resources.get('GPU', 0):.0f} GPUs",
     )
+
+
+def slots(cpus: float, address: str | None) -> str:
+    """Ray's CPUs in words. They are slots for tasks, and on a small machine we ask for more of them than it has."""
+    cores = os.cpu_count() or 1
+    if address or cpus <= cores:
+        return f"{cpus:.0f} CPUs"
+    return f"{cpus:.0f} CPUs (slots for tasks, on {cores} real ones: training and what feeds it need as many to start)"

@@ -1,15 +1,17 @@
 """What the scorers with a model can be told. Imports neither torch nor transformers."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mimir_ray.config import Config, UserError
 
 _CLIP = "openai/clip-vit-large-patch14"
 _QWEN2_VL = "Qwen/Qwen2-VL-7B-Instruct"
 """The paper re-captions with CogVLM2, which is code of its own on the hub; this is the model of its watermark step."""
+LIKELIEST_TOKENS = 100
+"""First tokens whose probability an engine is to tell: spellings of yes and no are among them, or hardly matter."""
 
 
 class Checkpoint(Config):
@@ -55,10 +57,23 @@ class AgreementConfig(Config):
     """Frames of a clip to score, spread evenly."""
 
 
-class WatermarkConfig(Config):
-    """A question to a vision-language model, answered with yes or no."""
+class _Asked(Config):
+    """A vision-language model, and what runs it."""
 
     vlm: Checkpoint = Checkpoint(name=_QWEN2_VL, dtype="bfloat16")
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """``transformers`` runs on any machine; ``vllm`` answers many clips at once on GPUs, and needs the extra `vllm`."""
+
+    @model_validator(mode="after")
+    def _vllm_has_a_gpu(self) -> Self:
+        if self.engine == "vllm" and self.vlm.device == "cpu":
+            raise ValueError("engine vllm computes on GPUs, and vlm.device is cpu: set device=auto or another engine")
+        return self
+
+
+class WatermarkConfig(_Asked):
+    """A question to a vision-language model, answered with yes or no."""
+
     frames: int = Field(4, ge=1)
     """Frames of a clip to look at, spread evenly."""
     question: str = (
@@ -67,10 +82,9 @@ class WatermarkConfig(Config):
     )
 
 
-class RecaptionConfig(Config):
+class RecaptionConfig(_Asked):
     """A description by a vision-language model."""
 
-    vlm: Checkpoint = Checkpoint(name=_QWEN2_VL, dtype="bfloat16")
     frames: int = Field(8, ge=1)
     """Frames of a clip to look at, spread evenly."""
     prompt: str = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from mimir_ray.curation.models.loading import Frames
 from mimir_ray.curation.tables import Row
 from mimir_ray.storage import content_id, local_copy
 from mimir_ray.video import read_frames
+
+if TYPE_CHECKING:
+    from mimir_ray.curation.models.vlm import Answer, Text
 
 FramesOf = Callable[[Row], Frames]
 Scorer = Callable[[Sequence[Row]], list[Row]]
@@ -40,7 +44,7 @@ def aesthetic(config: CurationConfig) -> Scorer:
     from mimir_ray.curation.models.aesthetic import Aesthetic
 
     assert config.aesthetic != "off"
-    model, look = Aesthetic(config.aesthetic), _frames_of(config, config.aesthetic.frames)
+    model, look = Aesthetic(config.aesthetic), frames_of(config, config.aesthetic.frames)
 
     def scorer(clips: Sequence[Row]) -> list[Row]:
         scores = [model(look(clip)) for clip in clips]
@@ -54,7 +58,7 @@ def text_area(config: CurationConfig) -> Scorer:
     from mimir_ray.curation.models.text_area import TextArea
 
     assert config.text_area != "off"
-    model, look = TextArea(config.text_area), _frames_of(config, config.text_area.frames)
+    model, look = TextArea(config.text_area), frames_of(config, config.text_area.frames)
     return lambda clips: [{"text_area": model(look(clip))} for clip in clips]
 
 
@@ -63,13 +67,10 @@ def watermark(config: CurationConfig) -> Scorer:
     from mimir_ray.curation.models.vlm import Watermark
 
     assert config.watermark != "off"
-    model, look = Watermark(config.watermark), _frames_of(config, config.watermark.frames)
+    model, look = Watermark(config.watermark), frames_of(config, config.watermark.frames)
 
     def scorer(clips: Sequence[Row]) -> list[Row]:
-        return [
-            {"watermark": said.yes, "watermark_margin": said.margin, "watermark_certainty": said.certainty}
-            for said in model([look(clip) for clip in clips])
-        ]
+        return [answer_scores(said) for said in model([look(clip) for clip in clips])]
 
     return scorer
 
@@ -79,12 +80,11 @@ def recaption(config: CurationConfig) -> Scorer:
     from mimir_ray.curation.models.vlm import Recaption
 
     assert config.recaption != "off"
-    model, look = Recaption(config.recaption), _frames_of(config, config.recaption.frames)
+    model, look = Recaption(config.recaption), frames_of(config, config.recaption.frames)
 
     def scorer(clips: Sequence[Row]) -> list[Row]:
-        seeds = [int(content_id("recaption", clip["clip_id"]), 16) >> 1 for clip in clips]
-        texts = model([look(clip) for clip in clips], seeds)
-        return [{"recaption": text.text, "recaption_tokens": text.tokens} for text in texts]
+        texts = model([look(clip) for clip in clips], [seed_of(clip["clip_id"]) for clip in clips])
+        return [caption_scores(text) for text in texts]
 
     return scorer
 
@@ -94,7 +94,7 @@ def agreement(config: CurationConfig) -> Scorer:
     from mimir_ray.curation.models.agreement import Agreement
 
     assert config.agreement != "off"
-    model, look = Agreement(config.agreement), _frames_of(config, config.agreement.frames)
+    model, look = Agreement(config.agreement), frames_of(config, config.agreement.frames)
 
     def scorer(clips: Sequence[Row]) -> list[Row]:
         rows = []
@@ -106,5 +106,21 @@ def agreement(config: CurationConfig) -> Scorer:
     return scorer
 
 
-def _frames_of(config: CurationConfig, count: int) -> FramesOf:
+def answer_scores(said: "Answer") -> Row:
+    """The columns of an answer about a watermark."""
+    return {"watermark": said.yes, "watermark_margin": said.margin, "watermark_certainty": said.certainty}
+
+
+def caption_scores(text: "Text") -> Row:
+    """The columns of a new caption."""
+    return {"recaption": text.text, "recaption_tokens": text.tokens}
+
+
+def seed_of(clip_id: str) -> int:
+    """The seed of a clip's caption, 63 bits."""
+    return int(content_id("recaption", clip_id), 16) >> 1
+
+
+def frames_of(config: CurationConfig, count: int) -> FramesOf:
+    """What samples so many frames of a clip."""
     return partial(sampled_frames, count=count, timeout_s=config.decode_timeout_s)

@@ -4,6 +4,7 @@ Frames go in as images, of which every such model takes several: video processor
 The model's own image processor sets how large it sees them. Shapes: `B` clips, `N` tokens, `V` vocabulary.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -48,10 +49,6 @@ class Vlm:
         self.model = load(AutoModelForImageTextToText, checkpoint)
         self.processor = load_processor(checkpoint)
         self.tokenizer = self.processor.tokenizer
-        if not (self.processor.chat_template or self.tokenizer.chat_template):
-            raise UserError(
-                f"{checkpoint.name} has no chat template; name a model that is tuned to follow instructions"
-            )
         self.stop_ids = stop_ids(self.tokenizer, self.model)
         # Checkpoints carry defaults such as a temperature or a repetition penalty: here only what is asked for counts.
         pad = self.tokenizer.pad_token_id
@@ -103,12 +100,7 @@ class Vlm:
     def _inputs(self, clips: Sequence[Frames], prompts: Sequence[str]) -> Any:
         pictures = [images(frames) for frames in clips]
         texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [*({"type": "image"} for _ in frames), {"type": "text", "text": prompt}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for frames, prompt in zip(pictures, prompts, strict=True)
+            rendered(self.processor, len(frames), prompt) for frames, prompt in zip(pictures, prompts, strict=True)
         ]
         batch = self.processor(text=texts, images=pictures, padding=True, padding_side="left", return_tensors="pt")
         return batch.to(self.model.device, self.model.dtype)
@@ -117,7 +109,7 @@ class Vlm:
         """``ids`` up to the first end token; what follows is padding."""
         end = next((index for index, token in enumerate(ids) if token in self.stop_ids), None)
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
-        return Text(" ".join(text.split()), len(ids) if end is None else end + 1)
+        return Text(one_paragraph(text), len(ids) if end is None else end + 1)
 
 
 class Watermark:
@@ -139,10 +131,7 @@ class Watermark:
         log_p_BV = self.vlm.first_token(clips, [self.config.question] * len(clips))
         yes_B = log_p_BV[:, self.yes_ids].logsumexp(-1)
         no_B = log_p_BV[:, self.no_ids].logsumexp(-1)
-        return [
-            Answer(yes > no, yes - no, min(1.0, math.exp(yes) + math.exp(no)))
-            for yes, no in zip(yes_B.tolist(), no_B.tolist(), strict=True)
-        ]
+        return [answer(yes, no) for yes, no in zip(yes_B.tolist(), no_B.tolist(), strict=True)]
 
 
 class Recaption:
@@ -158,12 +147,38 @@ class Recaption:
         config = self.config
         return self.vlm.write(
             clips,
-            [config.prompt.replace("{frames}", str(len(frames))) for frames in clips],
+            [asked(config, len(frames)) for frames in clips],
             seeds,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             top_p=config.top_p,
         )
+
+
+def answer(log_p_yes: float, log_p_no: float) -> Answer:
+    """What log-probabilities of the two words say."""
+    certainty = min(1.0, math.exp(log_p_yes) + math.exp(log_p_no))
+    return Answer(log_p_yes > log_p_no, log_p_yes - log_p_no, certainty)
+
+
+def asked(config: RecaptionConfig, frames: int) -> str:
+    """The prompt about so many frames."""
+    return config.prompt.replace("{frames}", str(frames))
+
+
+def one_paragraph(text: str) -> str:
+    """``text`` with every run of spaces and line ends as one space."""
+    return " ".join(text.split())
+
+
+def rendered(processor: Any, images: int, prompt: str) -> str:
+    """So many images and then the prompt as the user's turn, in the model's chat format, up to the answer."""
+    text: str = processor.apply_chat_template(
+        [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": prompt}]}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    return text
 
 
 def word_ids(tokenizer: Any, word: str) -> list[int]:
@@ -179,19 +194,23 @@ def word_ids(tokenizer: Any, word: str) -> list[int]:
     return found
 
 
+@functools.cache  # a process asks about many shards
 def load_processor(checkpoint: Checkpoint) -> Any:
     """The model's processor. Its part for videos needs torchvision, and is left out where that is not installed.
 
-    Raises UserError where a part for images needs it too.
+    Raises UserError where a part for images needs it too, and for a model without a chat template.
     """
     loader: Any = AutoProcessor
     try:
         if not is_torchvision_available():
             config = AutoConfig.from_pretrained(checkpoint.name, revision=checkpoint.revision)
             loader = _without_video(PROCESSOR_MAPPING.get(type(config), AutoProcessor))
-        return loader.from_pretrained(checkpoint.name, revision=checkpoint.revision)
+        processor = loader.from_pretrained(checkpoint.name, revision=checkpoint.revision)
     except ImportError as error:
         raise UserError(f"{checkpoint.name}: {' '.join(str(error).split())}") from error
+    if not (processor.chat_template or processor.tokenizer.chat_template):
+        raise UserError(f"{checkpoint.name} has no chat template; name a model that is tuned to follow instructions")
+    return processor
 
 
 def _without_video(cls: Any) -> Any:

@@ -1,0 +1,52 @@
+"""What is known of a clip stays known when the shard that it is in changes."""
+
+from pathlib import Path
+
+from mimir_ray.config import override
+from mimir_ray.curation import CurationConfig
+from mimir_ray.curation.tables import Row, outcome_table, rows_of, stage_table
+from tests.curation.local import curate_whole
+from tests.curation.rendering import moving, save
+
+CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=64"])
+
+
+def measured(out: Path) -> dict[str, Row]:
+    table = stage_table(str(out), "measure")
+    (shard,) = table.shards()
+    return {row["clip_id"]: row for row in rows_of(table, shard)}
+
+
+def paths(out: Path) -> dict[str, str]:
+    table = outcome_table(str(out), "clips")
+    (shard,) = table.shards()
+    return {Path(row["path"]).name: row["clip_id"] for row in rows_of(table, shard)}
+
+
+def test_a_file_that_joins_leaves_the_scores_of_the_others(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in "abc":
+        save(source / f"{name}.mp4", moving(background=150 + 20 * "abc".index(name)))
+    curate_whole([str(source)], str(out), CONFIG)
+    before, names = measured(out), paths(out)
+
+    save(source / "d.mp4", moving(background=240))
+    (source / "a.mp4").unlink()
+    save(source / "b.mp4", moving(background=100))
+    summary = curate_whole([str(source)], str(out), CONFIG)
+    now, renamed = measured(out), paths(out)
+    assert summary.clips.ok == 3
+    assert set(now) == set(renamed.values()), "and nothing of what is gone is left"
+    assert now[names["c.mp4"]] == before[names["c.mp4"]], "measured once: even the seconds are the same"
+    assert not {names["a.mp4"], names["b.mp4"]} & set(now)
+
+
+def test_a_clip_that_failed_gets_another_try(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    save(source / "a.mp4", moving())
+    hopeless = override(CONFIG, ["decode_timeout_s=0.000001"])
+    assert curate_whole([str(source)], str(out), hopeless).clips.quarantined
+    save(source / "b.mp4", moving(background=150))
+    assert curate_whole([str(source)], str(out), CONFIG).clips.ok == 2
