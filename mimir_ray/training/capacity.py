@@ -160,9 +160,9 @@ def _remedy(
 
 def _alternatives(config: TrainingConfig, slots: int) -> Iterator[tuple[dict[str, Any], TrainingConfig]]:
     """Every configuration that takes less, with what it changes: first those that change least and cost least."""
-    samples = config.batch_size // config.workers
+    at_once = config.batch_size // (config.workers * config.accumulate)
     values: dict[str, list[Any]] = {
-        "accumulate": [k for k in range(config.accumulate, samples + 1) if samples % k == 0],
+        "accumulate": [samples for samples in range(at_once, 0, -1) if at_once % samples == 0],  # by samples at once
         "zero_stage": list(range(config.zero_stage, 4)),
         "gradient_checkpointing": sorted({config.gradient_checkpointing, True}),
         "workers": [k for k in range(config.workers, max(slots, config.workers) + 1) if config.batch_size % k == 0],
@@ -175,10 +175,10 @@ def _alternatives(config: TrainingConfig, slots: int) -> Iterator[tuple[dict[str
         dear = [name for name in ("train", "offload") if name in changed]
         return dear, len(changed), [_CHANGES.index(name) for name in changed], choice
 
-    for choice in sorted(product(*(range(len(values[name])) for name in _CHANGES)), key=cost):
-        changes = {name: values[name][index] for name, index in zip(_CHANGES, choice, strict=True) if index}
-        if not changes:
-            continue
+    for choice in sorted(product(*(range(len(values[name])) for name in _CHANGES)), key=cost)[1:]:
+        chosen = {name: values[name][index] for name, index in zip(_CHANGES, choice, strict=True)}
+        chosen["accumulate"] = max(1, config.batch_size // (chosen["workers"] * chosen["accumulate"]))
+        changes = {name: value for name, value in chosen.items() if value != getattr(config, name)}
         try:
             yield changes, TrainingConfig(**(dict(config) | changes))
         except ValidationError:  # such as a batch that does not divide

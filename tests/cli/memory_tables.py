@@ -1,6 +1,6 @@
 """The memory tables of docs/training.md, computed anew from the recipes.
 
-    python -m tests.cli.memory_tables        # writes them into the page
+python -m tests.cli.memory_tables        # writes them into the page
 """
 
 import tempfile
@@ -47,7 +47,9 @@ def _table(recipe: Recipe, title: str, changes: list[str], workers: list[int] | 
 def _shapes() -> str:
     recipe = by_name("shapes")
     need: Any = estimate_memory(read_sizes(recipe.model), recipe.training, SHAPES_LATENTS, gpu=False)
-    return f"`shapes` on {recipe.training.workers} CPU workers: {need.host / GIB:.1f} GiB of main memory each ({need}).\n"
+    return (
+        f"`shapes` on {recipe.training.workers} CPU workers: {need.host / GIB:.1f} GiB of main memory each ({need}).\n"
+    )
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +9,8 @@ import pytest
 from mimir_ray.config import UserError
 from mimir_ray.model.flops import GPUS
 from mimir_ray.recipes import Recipe, by_name
-from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.capacity import Node, _alternatives, _node, check_fits
+from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.memory import GIB, Memory
 from tests.training.published import LATENTS, published
 
@@ -45,7 +44,7 @@ def test_the_recipe_fits_the_machines_that_it_is_for(recipe: Recipe, caplog: pyt
         ({"gradient_checkpointing": False}, 16, "set training.gradient_checkpointing=true, which"),
         ({"workers": 16, "accumulate": 1, "gradient_checkpointing": False}, 16, "gradient_checkpointing=true"),
         ({"workers": 4, "accumulate": 1}, 4, r"set training.accumulate=\d+, which"),
-        ({"workers": 1, "accumulate": 64}, 8, "set training.workers=2, which"),
+        ({"workers": 1, "accumulate": 64}, 8, "set training.accumulate=32 training.workers=2, which"),
         ({"workers": 1, "accumulate": 64}, 1, "set training.offload=optimizer, which"),
         ({"workers": 4, "accumulate": 16, "zero_stage": 1, "ema_decay": 0.99}, 4, "set training.zero_stage=2, which"),
     ],

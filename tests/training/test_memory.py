@@ -15,7 +15,7 @@ from peft import LoraConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mimir_ray.config import UserError
+from mimir_ray.config import UserError, from_dict
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.training import memory
 from mimir_ray.training.config import TrainingConfig
@@ -142,8 +142,6 @@ EVERY_LINEAR = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 def test_activations_are_what_torch_allocates(
     layers: int, rotary: bool, fields: dict[str, Any], checkpointing: bool
 ) -> None:
-    from mimir_ray.config import from_dict
-
     common = {"steps": 1, "batch_size": 1, "learning_rate": 1e-4, "gradient_checkpointing": checkpointing}
     made = from_dict(TrainingConfig, common | fields)
     model = transformer(layers, rotary=rotary)
@@ -215,8 +213,13 @@ def test_adapters_are_those_that_peft_makes(tmp_path: Path) -> None:
 
 def test_a_mimir_checkpoint_is_counted_with_its_own_fuser(tmp_path: Path) -> None:
     mimir = tiny_mimir(tmp_path / "mimir")
-    from_base = read_sizes(ModelConfig(base=f"{mimir}_base", llm=f"{mimir}_llm"))
-    assert read_sizes(ModelConfig(base=str(mimir))) == from_base
+    found, wanted = (
+        read_sizes(model)
+        for model in (ModelConfig(base=str(mimir)), ModelConfig(base=f"{mimir}_base", llm=f"{mimir}_llm"))
+    )
+    assert (found.weights, found.fuser_weights, found.text_tokens, found.linears) == (
+        *(wanted.weights, wanted.fuser_weights, wanted.text_tokens, wanted.linears),
+    )
 
 
 def test_a_checkpoint_that_is_not_there_is_said(tmp_path: Path) -> None:
