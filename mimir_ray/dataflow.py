@@ -185,7 +185,7 @@ def run_shards(
 ) -> Iterator[Row]:
     """`run` where each row is a shard, and `before` of the `total` shards are done already.
 
-    `progress` gets the shards done and their number; without it the log says how fast it goes and how long it will take.
+    `progress` gets the shards done and their number; without it the log says how fast it goes and what is left.
     """
     began_s = time.monotonic()
     for done, row in enumerate(run(dataset), 1):

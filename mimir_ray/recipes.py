@@ -94,7 +94,8 @@ def mimir_2b() -> Recipe:
         ),
         curation=_curation(),
         precompute=_precompute(),
-        training=_training(batch_size=64, workers=8, accumulate=2),
+        # Ours: one machine of 8 GPUs, 4 samples at once; docs/training.md has what other numbers of GPUs need.
+        training=_training(workers=8, accumulate=2),
         generation=_generation("float16"),  # CogVideoX: the published 2B is a float16 model
         serving=_serving("zai-org/CogVideoX-2b", "float16"),
     )
@@ -111,7 +112,8 @@ def mimir_5b() -> Recipe:
         ),
         curation=_curation(),
         precompute=_precompute(),
-        training=_training(batch_size=64, workers=16, accumulate=4),
+        # Ours: two machines of 8 GPUs of 40 GB and more, one sample at once (28 GiB; docs/training.md).
+        training=_training(workers=16, accumulate=4),
         generation=_generation("bfloat16"),  # CogVideoX
         serving=_serving("zai-org/CogVideoX-5b", "bfloat16"),
     )
@@ -168,23 +170,28 @@ def _precompute() -> PrecomputeConfig:
     )
 
 
-def _training(*, batch_size: int, workers: int, accumulate: int) -> TrainingConfig:
+def _training(*, workers: int, accumulate: int) -> TrainingConfig:
+    """The paper gives the clips and the loss, and nothing else of its training."""
     return TrainingConfig(
         steps=8_000,  # ours: 8,000 x 64 is one pass over the paper's 500,000 clips (section 3.1)
-        batch_size=batch_size,  # ours
+        batch_size=64,  # ours; CogVideoX fine-tunes with at least 16
         workers=workers,
         accumulate=accumulate,
         device="cuda",
-        zero_stage=2,
-        precision="bf16",
-        gradient_checkpointing=True,
+        zero_stage=2,  # CogVideoX
+        precision="bf16",  # CogVideoX-5B; its 2B is float16, whose range training in bfloat16 does not have to mind
+        gradient_checkpointing=True,  # CogVideoX: checkpoint_activations
         learning_rate=1e-5,  # CogVideoX: the full fine-tuning configuration (sft.yaml)
         fuser_learning_rate=1e-4,  # ours: the fuser is new, the transformer is not
         warmup_steps=200,  # ours
+        schedule="cosine",  # ours
         betas=(0.9, 0.95),  # CogVideoX
         weight_decay=1e-4,  # CogVideoX
+        max_grad_norm=0.1,  # CogVideoX: gradient_clipping
+        ema_decay=0.0,  # ours: one pass at a rate that falls to 0 leaves little to average
         text_dropout=0.1,  # CogVideoX: ucg_rate
-        checkpoint_every=500,
+        caption_weights=CaptionWeights(),  # ours: long and short captions as often as each other
+        checkpoint_every=500,  # CogVideoX: save_interval
     )
 
 

@@ -1,7 +1,11 @@
 """Recipes are complete, consistent and can be overridden."""
 
+import inspect
+import re
+
 import pytest
 
+from mimir_ray import recipes
 from mimir_ray.config import UserError, fingerprint, from_yaml, override, to_yaml
 from mimir_ray.recipes import RECIPES, Recipe, by_name
 
@@ -33,3 +37,17 @@ def test_an_override_reaches_a_nested_field() -> None:
 def test_an_unknown_recipe_names_the_known() -> None:
     with pytest.raises(UserError, match="'mimir_7b'; choose one of shapes, mimir_2b, mimir_5b"):
         by_name("mimir_7b")
+
+
+def test_every_number_of_the_large_trainings_has_a_source() -> None:
+    lines = inspect.getsource(recipes._training).splitlines()
+    numbers = [line for line in lines if re.search(r"=\(?[\d.]", line)]
+    assert len(numbers) > 10
+    for line in numbers:
+        assert re.search(r"# (ours|CogVideoX|paper)", line), f"{line.strip()} does not say where it comes from"
+
+
+@pytest.mark.parametrize("name", ["mimir_2b", "mimir_5b"])
+def test_the_large_trainings_see_the_papers_clips_once(name: str) -> None:
+    training = by_name(name).training
+    assert abs(training.steps * training.batch_size - 500_000) < 0.03 * 500_000

@@ -1,12 +1,16 @@
 """`mimir train`: fine-tune the token fuser and the video transformer."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mimir_ray.cli.console import register, results
 from mimir_ray.cli.options import Assignments, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
+from mimir_ray.config import UserError
+
+if TYPE_CHECKING:
+    from mimir_ray.recipes import Recipe
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,24 +24,44 @@ def add_to(app: typer.Typer) -> None:
             "mimir train --data s3://b/data --out s3://b/train --recipe mimir_5b",
             "mimir train --data D --out O --set training.learning_rate=1e-4",
             "mimir train --data D --out O --no-cache",
+            "mimir train --estimate --recipe mimir_5b --gpu H100",
         ],
     )(train)
 
 
 def train(
-    data: Annotated[str, typer.Option("--data", help="Data root that `mimir curate` and `mimir precompute` filled.")],
-    out: Annotated[str, typer.Option("--out", help="Checkpoints, metrics.jsonl and the finished model (export/).")],
+    data: Annotated[str, typer.Option(help="Data root that `mimir curate` and `mimir precompute` filled.")] = "",
+    out: Annotated[str, typer.Option(help="Checkpoints, metrics.jsonl and the finished model (export/).")] = "",
     recipe: RecipeName = "shapes",
     assignments: Assignments = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Encode the clips first, in memory; for a few that only were curated.")
     ] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will take, and run nothing.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="GPU that the estimate is for; H100 unless given.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Estimate for so many GPUs alone.")] = None,
     address: RayAddress = None,
 ) -> None:
     """Fine-tune the token fuser and the video transformer with Ray Train and DeepSpeed ZeRO."""
     configuration = load_recipe(recipe, assignments)
+    if estimate:
+        require_checkpoint(configuration.model.base)
+        _estimate(configuration, gpu or "H100", workers)
+        return
+    if gpu or workers:
+        raise UserError(
+            "--gpu and --workers are for --estimate; a run takes its workers from the recipe "
+            "(--set training.workers=8): add --estimate or drop them"
+        )
+    if not data or not out:
+        raise UserError(f"{'--out' if data else '--data'} is missing; only --estimate does without")
     require(data, "--data", "write it with `mimir curate` and `mimir precompute`")
     require_checkpoint(configuration.model.base)
+
+    from mimir_ray.cli.preflight import check_tables
+
+    if not no_cache:
+        check_tables(data, configuration.model, configuration.precompute)
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.precompute import encode_in_memory
@@ -52,3 +76,19 @@ def train(
         f"loss {summary.first_loss:.4f} -> {summary.last_loss:.4f}",
         markup=False,
     )
+
+
+def _estimate(recipe: "Recipe", gpu: str, workers: int | None) -> None:
+    from rich.table import Table
+
+    from mimir_ray.cli.training_estimate import NOTE, columns, rows
+
+    made = rows(recipe, gpu, [workers] if workers else None)
+    title = f"{recipe.name}: {recipe.training.steps:,} steps of {recipe.training.batch_size}, GiB a GPU"
+    table = Table(title=title, title_justify="left")
+    for name in columns(gpu):
+        table.add_column(name, justify="right")
+    for row in made:
+        table.add_row(*row)
+    results.print(table)
+    results.print(NOTE)

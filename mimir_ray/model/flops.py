@@ -18,6 +18,8 @@ class Gpu:
     """Dense, in bfloat16 with float32 sums."""
     tflops_fp32: float
     memory_tb_per_s: float
+    memory_gib: float
+    """That torch finds on it; a little less than the data sheet's, whose gigabytes are smaller."""
 
     def peak(self, dtype: str) -> float:
         """TFLOPS in a number format."""
@@ -25,12 +27,12 @@ class Gpu:
 
 
 GPUS = {
-    "B200": Gpu(2250.0, 75.0, 8.0),
-    "H200": Gpu(989.4, 67.0, 4.8),
-    "H100": Gpu(989.4, 67.0, 3.35),
-    "A100": Gpu(312.0, 19.5, 2.04),
-    "L40S": Gpu(362.0, 91.6, 0.864),
-    "RTX 4090": Gpu(165.2, 82.6, 1.008),
+    "B200": Gpu(2250.0, 75.0, 8.0, 178.4),
+    "H200": Gpu(989.4, 67.0, 4.8, 139.8),
+    "H100": Gpu(989.4, 67.0, 3.35, 79.6),
+    "A100": Gpu(312.0, 19.5, 2.04, 79.3),
+    "L40S": Gpu(362.0, 91.6, 0.864, 44.5),
+    "RTX 4090": Gpu(165.2, 82.6, 1.008, 23.6),
 }
 """By a part of the device's name. The H100 and the A100 are those of 80 GB on SXM boards."""
 

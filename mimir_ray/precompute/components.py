@@ -52,7 +52,9 @@ def identity(name: str, revision: str | None, *parts: str) -> str:
 
 
 def text_length(model: ModelConfig) -> int:
-    """Number of T5 tokens of the model's text condition."""
+    """T5 tokens of the text condition; the transformer of a Mimir may have room for more than its fuser reads."""
+    if Path(model.base, "token_fuser").is_dir():
+        return int(read_config(model, "token_fuser").text_length)
     return model.fuser.text_length or int(read_config(model, "transformer").max_text_seq_length)
 
 

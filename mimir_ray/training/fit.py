@@ -1,6 +1,7 @@
 """Ray Train runs the workers of a training run; the driver watches."""
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 from mimir_ray.config import UserError
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import filesystem
+from mimir_ray.training.capacity import check_fits, cluster_nodes
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.metrics import Row, loss_text
 from mimir_ray.training.run import CHECKPOINTS
@@ -26,7 +28,7 @@ def fit(
 ) -> int:
     """Run Ray Train to the end; returns the step at which its last attempt began.
 
-    Raises UserError for too few CPUs or GPUs and for what the workers found, ray.train.TrainingFailedError where they
+    Raises UserError for too few CPUs or GPUs, for too little memory and for what the workers found, ray.train.TrainingFailedError where they
     failed more often than ``max_failures``.
     """
     # A report blocks until the controller has looked, and it looks every 2 s unless told otherwise.
@@ -41,6 +43,7 @@ def fit(
     cluster: Any = ray
     work: Any = run_worker
     gpu = _use_gpu(config, cluster.cluster_resources())
+    check_fits(model, config, max(data.buckets, key=math.prod), cluster_nodes(), gpu=gpu)
     system, path = filesystem(out)
     scaling: Any = ray.train.ScalingConfig
     workers: Any = (config.min_workers, config.workers) if config.min_workers else config.workers

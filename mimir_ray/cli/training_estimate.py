@@ -1,0 +1,51 @@
+"""What `mimir train --estimate` prints: the same cells as the table in the documentation."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from mimir_ray.training.estimate import UTILISATION
+
+if TYPE_CHECKING:
+    from mimir_ray.recipes import Recipe
+
+NOTE = (
+    f"A GPU is taken to reach {UTILISATION:.0%} of its peak over all that it computes, communication to hide behind "
+    "computation. Main memory a worker does not count the tables that are read."
+)
+_PARTS = ("weights", "gradients", "optimizer", "activations", "buffers", "runtime")
+
+
+def columns(gpu: str) -> list[str]:
+    """Heads of the table."""
+    return ["GPUs", "ZeRO", *_PARTS, "all", gpu, "main memory", "samples/s", "MFU", "hours"]
+
+
+def rows(recipe: "Recipe", gpu: str, workers: Sequence[int] | None = None) -> list[list[str]]:
+    """Cells by number of GPUs and ZeRO stage.
+
+    Raises:
+        UserError: the GPU is not known, or the batch cannot be shared among so many.
+    """
+    from mimir_ray.model.latents import latent_shape
+    from mimir_ray.precompute.components import read_config
+    from mimir_ray.training.estimate import estimate_training
+    from mimir_ray.training.memory import GIB, read_sizes
+
+    sizes, clip = read_sizes(recipe.model), recipe.precompute
+    vae, transformer = read_config(recipe.model, "vae"), SimpleNamespace(**sizes.transformer)
+    shape = latent_shape(vae, transformer, clip.num_frames, clip.height, clip.width)
+    return [
+        [
+            str(row.config.workers),
+            str(row.config.zero_stage),
+            *(f"{getattr(row.memory, part) / GIB:.1f}" for part in _PARTS),
+            f"{row.memory.total / GIB:.1f}",
+            "fits" if row.fits else "too small",
+            f"{row.memory.host / GIB:.1f}",
+            "-" if row.samples_per_s is None else f"{row.samples_per_s:.2f}",
+            "-" if row.mfu is None else f"{row.mfu:.0%}",
+            "-" if row.hours is None else f"{row.hours:,.0f}" if row.hours >= 10 else f"{row.hours:.1f}",
+        ]
+        for row in estimate_training(sizes, recipe.training, shape, gpu=gpu, workers=workers)
+    ]

@@ -1,0 +1,50 @@
+"""`mimir train --estimate`, and the tables of the documentation that come from the same functions."""
+
+from pathlib import Path
+
+import pytest
+
+from mimir_ray.model.flops import GPUS
+from tests.cli.command import mimir
+from tests.cli.memory_tables import BEGIN, END, PAGE, tables
+from tests.training.published import published
+
+
+def test_the_documented_tables_are_those_that_the_recipes_give() -> None:
+    documented = PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
+    assert documented.strip() == tables().strip(), "run python -m tests.cli.memory_tables"
+
+
+def test_the_estimate_says_what_each_gpu_needs(tmp_path: Path) -> None:
+    model = published(tmp_path, "mimir_5b").model
+    asked = ["--recipe", "mimir_5b", f"--set=model.base={model.base}", f"--set=model.llm={model.llm}"]
+    result = mimir("train", "--estimate", *asked)
+    assert result.exit_code == 0
+    assert "mimir_5b: 8,000 steps of 64, GiB a GPU" in result.stdout
+    assert result.stdout.count("too small") == 3, "one H100 holds no 5B with its optimiser"
+    larger = mimir("train", "--estimate", "--gpu", "H200", "--workers", "1", *asked)
+    assert larger.stdout.count("fits") == 3
+    assert "too small" not in larger.stdout
+
+
+def test_the_laptops_recipe_has_an_estimate_too() -> None:
+    result = mimir("train", "--estimate")
+    assert result.exit_code == 0
+    assert "shapes: 1,000 steps of 16" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--estimate", "--gpu", "Voodoo 2"], f"'Voodoo 2' are not known; name one of {', '.join(GPUS)}"),
+        (["--estimate", "--workers", "7"], "a batch of 16 cannot be shared among 7 GPUs"),
+        (["--gpu", "H100", "--data", ".", "--out", "o"], "--gpu and --workers are for --estimate"),
+        (["--out", "o"], "--data is missing"),
+        (["--data", "."], "--out is missing"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named(arguments: list[str], named: str) -> None:
+    result = mimir("train", *arguments)
+    assert result.exit_code == 2
+    assert named in " ".join(result.stderr.split())
