@@ -72,20 +72,12 @@ def trained_pipeline(
 
     Raises UserError for weights of another model.
     """
-    pipeline = _starting_pipeline(model)
+    pipeline = starting_pipeline(model)
     adapted = config.train == "lora"
     if adapted:
         pipeline.transformer.float()
         select_trained(pipeline.transformer, config)
-    parameters = {
-        f"{name}.{parameter}": value
-        for name in ("transformer", "token_fuser")
-        for parameter, value in getattr(pipeline, name).named_parameters()
-    }
-    for name, value in weights.items():
-        if name not in parameters or parameters[name].numel() != value.numel():
-            raise UserError(f"the checkpoint has {value.numel()} elements of {name}, which is no part of {model.base}")
-        parameters[name].data.copy_(value.view_as(parameters[name]))
+    put_weights(pipeline, weights, model)
     if adapted and merge:
         pipeline.transformer.fuse_lora()
         pipeline.transformer.unload_lora()
@@ -156,7 +148,24 @@ def _save(pipeline: Any, directory: Path) -> None:
     pipeline.save_pretrained(directory)
 
 
-def _starting_pipeline(model: ModelConfig) -> Any:
+def put_weights(pipeline: Any, weights: dict[str, Tensor], model: ModelConfig) -> None:
+    """Put trained parameters in the place of the pipeline's own, in whose number format they are kept.
+
+    Raises UserError for weights of another model.
+    """
+    parameters = {
+        f"{name}.{parameter}": value
+        for name in ("transformer", "token_fuser")
+        for parameter, value in getattr(pipeline, name).named_parameters()
+    }
+    for name, value in weights.items():
+        if name not in parameters or parameters[name].numel() != value.numel():
+            raise UserError(f"the checkpoint has {value.numel()} elements of {name}, which is no part of {model.base}")
+        parameters[name].data.copy_(value.view_as(parameters[name]))
+
+
+def starting_pipeline(model: ModelConfig) -> Any:
+    """What training starts from, as a whole MimirPipeline in ``model.dtype``."""
     from diffusers import DiffusionPipeline
 
     from mimir_ray.model.pipeline import MimirPipeline
