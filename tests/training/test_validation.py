@@ -19,7 +19,8 @@ from mimir_ray.generation.config import GenerationConfig, RuntimeConfig
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.training.config import ValidationConfig
 from mimir_ray.training.export import export
-from mimir_ray.training.validation import Inbox, Mailbox, Result, Validation, read_validations, require_room
+from mimir_ray.training.mailbox import Inbox, Mailbox
+from mimir_ray.training.validation import Result, Validation, read_validations, require_room
 from mimir_ray.training.validator import Score, pack, unpack
 from mimir_ray.video import encode_mp4
 from tests.training.runs import World
