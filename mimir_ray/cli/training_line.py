@@ -7,6 +7,7 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from mimir_ray.cli.console import status
+from mimir_ray.training.metrics import loss_text
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class TrainingLine:
 
 def facts(row: dict[str, Any]) -> str:
     """Loss, pace and time left; MFU where the device's peak is known, and what the workers waited for data."""
-    parts = [f"loss {row['loss']:.4f}", f"{row['samples_per_s']:.3g} samples/s", f"{_clock(row['remaining_s'])} left"]
+    parts = [f"loss {loss_text(row)}", f"{row['samples_per_s']:.3g} samples/s", f"{_clock(row['remaining_s'])} left"]
     if row.get("mfu") is not None:
         parts.append(f"MFU {row['mfu']:.0%}")
     if row.get("data_wait") is not None:

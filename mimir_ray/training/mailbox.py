@@ -24,7 +24,7 @@ class Inbox:
         return step % self._every == 0 and step not in self._validated
 
     def submit(self, step: int, weights: dict[str, "Tensor"]) -> None:
-        """Hand over weights (``transformer.*``, ``token_fuser.*``); they may change as soon as this returns."""
+        """Hand over the trained parameters (``transformer.*``, ``token_fuser.*``), which may change afterwards."""
         import ray
 
         from mimir_ray.training.validator import explain, pack

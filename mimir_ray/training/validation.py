@@ -1,14 +1,12 @@
 """Validation off the training path: the driver's side of it, and the handle that a training worker holds.
 
-    with Validation(model, config, generation, out, scorer=scorer, on_result=show) as validation:
+    with Validation(model, training, config, generation, out, scorer=scorer, on_result=show) as validation:
         job = Job(..., inbox=validation.inbox)          # to the training workers
         trainer.fit()                                   # at its end the last validation is waited for
 
-    if inbox.due(step):                                 # on every worker, the same answer
-        weights = engine.average()                      # every rank takes part; rank 0 has them
-        if weights is not None:
-            inbox.submit(step, weights)                 # returns when they are copied
-    inbox.settle()                                      # before the worker ends
+    if inbox.due(step):                                 # the same answer on every worker
+        inbox.submit(step, weights)                     # one process alone; returns when they are copied
+    inbox.settle()                                      # before that process ends
 
 Weights go worker -> mailbox -> validator. The mailbox holds one step, the newest; the driver takes it out when the
 validator is free. Training pays for gathering the weights and for one copy of them, in the model's number format, into
@@ -29,7 +27,7 @@ from mimir_ray.config import UserError
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import absolute, exists, join, read_bytes, write_bytes
-from mimir_ray.training.config import ValidationConfig
+from mimir_ray.training.config import TrainingConfig, ValidationConfig
 from mimir_ray.training.mailbox import Inbox, Mailbox
 
 if TYPE_CHECKING:
@@ -95,6 +93,7 @@ class Validation:
     def __init__(
         self,
         model: ModelConfig,
+        training: TrainingConfig,
         config: ValidationConfig,
         generation: GenerationConfig,
         out: str,
@@ -110,10 +109,12 @@ class Validation:
         self._rows = read_validations(self._out)
         remote: Any = ray.remote
         self._mailbox = remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
-        self._start = partial(_start, model, config, generation, self._out, scorer)
+        self._start = partial(_start, model, training, config, generation, self._out, scorer)
         self._validator = self._start()
         validated = frozenset(step for step, row in self._rows.items() if row["status"] == "ok")
-        self.inbox = Inbox(config.every, validated, model.dtype, self._mailbox)
+        # Adapters are few, and are merged in float32.
+        dtype = "float32" if training.train == "lora" else model.dtype
+        self.inbox = Inbox(config.every, validated, dtype, self._mailbox)
         self._ending = threading.Event()
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="validation", daemon=True)
@@ -215,7 +216,7 @@ def _start(*arguments: Any) -> Any:
 
     from mimir_ray.training.validator import Validator
 
-    config: ValidationConfig = arguments[1]
+    config: ValidationConfig = arguments[2]
     remote: Any = ray.remote
     return remote(num_cpus=config.num_cpus, num_gpus=config.num_gpus)(Validator).remote(*arguments)
 

@@ -26,8 +26,8 @@ from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.generation.generator import Generator, generate
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import join, write_bytes
-from mimir_ray.training.config import ValidationConfig
-from mimir_ray.training.export import put_weights, starting_pipeline
+from mimir_ray.training.config import TrainingConfig, ValidationConfig
+from mimir_ray.training.export import put_weights, starting_pipeline, trained_pipeline
 from mimir_ray.video import encode_mp4
 
 logger = logging.getLogger(__name__)
@@ -91,17 +91,19 @@ def unpack(packed: PackedWeights) -> dict[str, Tensor]:
 
 
 class Validator:
-    """Loads the starting pipeline at the first validation and keeps it; each one puts its weights in."""
+    """Loads the starting pipeline at the first validation and keeps it (one that gets adapters, anew for each)."""
 
     def __init__(
         self,
         model: ModelConfig,
+        training: TrainingConfig,
         config: ValidationConfig,
         generation: GenerationConfig,
         out: str,
         scorer: Scorer | None,
     ) -> None:
         self._model = model
+        self._training = training
         self._config = config
         self._generation = generation
         self._out = out
@@ -112,19 +114,25 @@ class Validator:
         """Make, score and write the videos of ``step``. A prompt that fails says why in its ``reason``.
 
         Raises:
-            UserError: a model that cannot be loaded on this device.
-            RuntimeError: weights that do not fit the starting pipeline.
+            UserError: a model that cannot be loaded on this device, or weights of another one.
         """
-        device = prepare(self._generation.runtime)
-        if self._pipeline is None:
-            self._pipeline = starting_pipeline(self._model).to(device)
-        put_weights(self._pipeline, unpack(weights))
-        generator = Generator(self._pipeline, f"step-{step:08d}")
+        generator = Generator(self._with(unpack(weights)), f"step-{step:08d}")
         folder = step_folder(self._out, step)
         samples = [self._sample(generator, folder, index) for index in range(len(self._config.prompts))]
         rows = [asdict(sample) | {"path": sample.path and f"{index:02d}.mp4"} for index, sample in enumerate(samples)]
         write_bytes(join(folder, INDEX), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
         return samples
+
+    def _with(self, weights: dict[str, Tensor]) -> Any:
+        device = prepare(self._generation.runtime)
+        if self._training.train == "lora":  # merged adapters do not come out again bit for bit
+            self._pipeline = None
+            self._pipeline = trained_pipeline(weights, self._model, self._training).to(device)
+            return self._pipeline
+        if self._pipeline is None:
+            self._pipeline = starting_pipeline(self._model).to(device)
+        put_weights(self._pipeline, weights, self._model)
+        return self._pipeline
 
     def _sample(self, generator: Generator, folder: str, index: int) -> Sample:
         began = time.monotonic()

@@ -23,6 +23,7 @@ ROW: dict[str, Any] = {
 def test_a_row_in_words() -> None:
     assert facts(ROW) == "loss 0.1235  56.8 samples/s  1:02:05 left  MFU 43%  data wait 2%"
     assert facts(ROW | {"mfu": None, "remaining_s": 59.6}) == "loss 0.1235  56.8 samples/s  1:00 left  data wait 2%"
+    assert facts(ROW | {"loss": None}).startswith("loss -  ")
 
 
 def test_a_terminal_has_one_line_that_is_gone_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,19 +17,22 @@ from mimir_ray.config import UserError
 from mimir_ray.generation.checkpoint import load_pipeline
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig
 from mimir_ray.model.pipeline import MimirPipeline
-from mimir_ray.training.config import ValidationConfig
-from mimir_ray.training.export import export
+from mimir_ray.training.config import LoraConfig, ValidationConfig
+from mimir_ray.training.export import export, trained_pipeline
 from mimir_ray.training.mailbox import Inbox, Mailbox
+from mimir_ray.training.module import select_trained
 from mimir_ray.training.validation import Result, Validation, read_validations, require_room
-from mimir_ray.training.validator import Score, pack, unpack
+from mimir_ray.training.validator import Score, Validator, pack, unpack
 from mimir_ray.video import encode_mp4
 from tests.training.runs import World
+from tests.training.runs import config as training_config
 
 PROMPTS = ("a red circle", "a blue square moves left")
 RUNTIME = RuntimeConfig(cpu_threads=1)
 GENERATION = GenerationConfig(
     num_frames=9, height=64, width=64, fps=8.0, num_inference_steps=2, guidance_scale=2.0, runtime=RUNTIME
 )
+TRAINING = training_config()
 CONFIG = ValidationConfig(every=2, prompts=PROMPTS, seed=3, num_cpus=0.5, wait_s=120)
 
 pytestmark = pytest.mark.timeout(600)
@@ -90,9 +93,9 @@ def some_weights(world: World, seed: int) -> dict[str, torch.Tensor]:
     pipeline = MimirPipeline.from_model_config(world.model)
     generator = torch.Generator().manual_seed(seed)
     return {
-        f"{part}.{name}": value + 0.1 * torch.randn(value.shape, generator=generator)
+        f"{part}.{name}": value.detach() + 0.1 * torch.randn(value.shape, generator=generator)
         for part in ("transformer", "token_fuser")
-        for name, value in getattr(pipeline, part).state_dict().items()
+        for name, value in getattr(pipeline, part).named_parameters()
     }
 
 
@@ -103,7 +106,7 @@ def story(world: World, ray_session: None, tmp_path_factory: pytest.TempPathFact
     (folder / "hold").touch()
     judge = Judge(folder)
     with Validation(
-        world.model, CONFIG, GENERATION, str(told.out), scorer=judge, on_result=told.results.append
+        world.model, TRAINING, CONFIG, GENERATION, str(told.out), scorer=judge, on_result=told.results.append
     ) as validation:
         inbox = validation.inbox
         worker = Worker.remote()
@@ -133,7 +136,7 @@ def test_the_videos_are_those_of_the_pipeline_with_the_same_weights_and_seed(
     story: Story, world: World, tmp_path: Path
 ) -> None:
     for step in (2, 6):
-        exported = export(story.weights[step], world.model, str(tmp_path / str(step)), {})
+        exported = export(trained_pipeline(story.weights[step], world.model, TRAINING), str(tmp_path / str(step)), {})
         pipeline = load_pipeline(exported, RUNTIME)
         for index, row in enumerate(story.index(step)):
             assert (row["prompt"], row["seed"], row["path"]) == (PROMPTS[index], 3 + index, f"{index:02d}.mp4")
@@ -180,13 +183,13 @@ def test_a_prompt_that_cannot_be_judged_fails_alone(story: Story) -> None:
 
 def test_what_went_wrong_is_told_and_the_next_step_is_validated(story: Story) -> None:
     rows = read_validations(str(story.out))
-    assert "RuntimeError" in rows[8]["reason"]
+    assert "1 elements of transformer.unknown, which is no part of" in rows[8]["reason"]
     assert "ActorDiedError" in rows[10]["reason"]
     assert rows[12]["score"] == rows[6]["score"], "the same weights, in a validator that was started again"
 
 
 def test_a_run_that_goes_on_asks_only_for_what_it_has_not(story: Story, world: World) -> None:
-    again = Validation(world.model, CONFIG, GENERATION, str(story.out))
+    again = Validation(world.model, TRAINING, CONFIG, GENERATION, str(story.out))
     with again:
         assert [step for step in range(1, 16) if again.inbox.due(step)] == [4, 8, 10, 14]
 
@@ -194,18 +197,39 @@ def test_a_run_that_goes_on_asks_only_for_what_it_has_not(story: Story, world: W
 def test_a_validation_that_is_too_slow_does_not_hold_the_end(world: World, ray_session: None, tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
     config = CONFIG.model_copy(update={"wait_s": 0.0})
-    with Validation(world.model, config, GENERATION, str(tmp_path / "run"), scorer=Judge(tmp_path)) as validation:
+    out = str(tmp_path / "run")
+    with Validation(world.model, TRAINING, config, GENERATION, out, scorer=Judge(tmp_path)) as validation:
         validation.inbox.submit(2, some_weights(world, 0))
         validation.inbox.settle()
-    row = read_validations(str(tmp_path / "run"))[2]
+    row = read_validations(out)[2]
     assert row["status"] == "failed"
     assert "raise training.validation.wait_s (now 0)" in row["reason"]
 
 
 def test_weights_that_cannot_be_handed_over_are_recorded(world: World, ray_session: None, tmp_path: Path) -> None:
-    with Validation(world.model, CONFIG, GENERATION, str(tmp_path)) as validation:
+    with Validation(world.model, TRAINING, CONFIG, GENERATION, str(tmp_path)) as validation:
         validation.inbox.submit(2, {"transformer.x": "no tensor"})  # type: ignore[dict-item]
     assert "handing over the weights: AttributeError" in read_validations(str(tmp_path))[2]["reason"]
+
+
+def test_adapters_are_merged_as_the_export_merges_them(world: World, tmp_path: Path) -> None:
+    lora = training_config(train="lora", lora=LoraConfig(rank=2))
+    start = MimirPipeline.from_model_config(world.model)
+    select_trained(start.transformer, lora)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"transformer.{name}": torch.randn(value.shape, generator=generator)
+        for name, value in start.transformer.named_parameters()
+        if value.requires_grad
+    }
+    validator = Validator(world.model, lora, CONFIG, GENERATION, str(tmp_path), None)
+    for step, scale in ((2, 0.5), (4, 1.0)):
+        samples = validator.validate(step, pack({name: value * scale for name, value in weights.items()}, "float32"))
+    frames = trained_pipeline(weights, world.model, lora)(
+        PROMPTS[0], num_inference_steps=2, guidance_scale=2.0, seed=3, num_frames=9
+    ).frames[0]
+    assert samples[0].path is not None
+    assert Path(samples[0].path).read_bytes() == encode_mp4(frames, GENERATION.fps)
 
 
 def test_packed_weights_keep_their_bits() -> None:
