@@ -20,13 +20,14 @@ __all__ = [
     "load_generator",
     "load_pipeline",
     "model_name",
+    "prepare",
 ]
 
 
 def load_pipeline(checkpoint: str, runtime: RuntimeConfig) -> "MimirPipeline":
     """The whole pipeline, ready to compute in this process."""
     pipeline = _mimir(checkpoint, runtime, {})
-    pipeline.to(_prepare(runtime))
+    pipeline.to(prepare(runtime))
     return pipeline
 
 
@@ -39,7 +40,7 @@ def load_encode_stage(checkpoint: str, runtime: RuntimeConfig) -> EncodeStage:
     """T5, the LLM and the fuser; the transformer and the VAE are shapes without weights, which tell sizes and dtype."""
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 
-    device = _prepare(runtime)
+    device = prepare(runtime)
     shapes = {
         "transformer": _shape_of(CogVideoXTransformer3DModel, checkpoint, "transformer", runtime),
         "vae": _shape_of(AutoencoderKLCogVideoX, checkpoint, "vae", runtime),
@@ -56,7 +57,7 @@ def load_denoise_stage(checkpoint: str, runtime: RuntimeConfig) -> DenoiseStage:
     import diffusers
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel, DiffusionPipeline
 
-    device = _prepare(runtime)
+    device = prepare(runtime)
     scheduler_class = getattr(diffusers, DiffusionPipeline.load_config(checkpoint)["scheduler"][1])
     transformer = CogVideoXTransformer3DModel.from_pretrained(
         checkpoint, subfolder="transformer", dtype=_dtype(runtime)
@@ -72,7 +73,7 @@ def load_decode_stage(checkpoint: str, runtime: RuntimeConfig) -> DecodeStage:
     """The VAE."""
     from diffusers import AutoencoderKLCogVideoX
 
-    device = _prepare(runtime)
+    device = prepare(runtime)
     vae = AutoencoderKLCogVideoX.from_pretrained(checkpoint, subfolder="vae", dtype=_dtype(runtime))
     return DecodeStage(vae.eval().to(device))
 
@@ -104,7 +105,8 @@ def _shape_of(cls: Any, checkpoint: str, subfolder: str, runtime: RuntimeConfig)
     return torch.nn.Module.to(shape, _dtype(runtime)).eval()
 
 
-def _prepare(runtime: RuntimeConfig) -> torch.device:
+def prepare(runtime: RuntimeConfig) -> torch.device:
+    """Make this process compute as ``runtime`` says; returns the device for its modules."""
     torch.set_num_threads(runtime.cpu_threads)
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but this process sees no GPU; set generation.runtime.device=auto or cpu")

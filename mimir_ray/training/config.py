@@ -35,6 +35,43 @@ class LoraConfig(Config):
     """Linear layers that get one, by the end of their name; these are the attention's."""
 
 
+class ValidationConfig(Config):
+    """Videos of fixed prompts, made and scored beside the training from time to time."""
+
+    every: int = Field(0, ge=0)
+    """Steps between validations; 0 makes none."""
+    prompts: tuple[str, ...] = ()
+    seed: int = Field(0, ge=0, lt=2**62)
+    """Of the first prompt; each further prompt has the next. The same in every validation."""
+    num_cpus: float = Field(1.0, ge=0)
+    """CPUs that the validator reserves, beside those of the training workers."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs that the validator reserves, beside those of the training workers; 0 computes on the CPU."""
+    wait_s: float = Field(1800.0, ge=0)
+    """How long a training that has ended waits for the last validation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.every and not self.prompts:
+            raise ValueError(
+                f"every={self.every} validates and there are no prompts; set prompts='[\"a red ball rolls left\"]', "
+                "or every=0"
+            )
+        if blank := [index for index, prompt in enumerate(self.prompts) if not prompt.strip()]:
+            raise ValueError(f"prompt {blank[0] + 1} of {len(self.prompts)} is blank; write it, or leave it out")
+        return self
+
+
+class LoggingConfig(Config):
+    """Where rows of metrics and validation videos go besides metrics.jsonl."""
+
+    to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    project: str = Field("mimir", min_length=1)
+    """W&B's project, MLflow's experiment."""
+    name: str | None = Field(None, min_length=1)
+    """Of the run there; None takes the last part of its output folder."""
+
+
 class TrainingConfig(Config):
     """A fine-tuning run of the token fuser and the video transformer."""
 
