@@ -64,6 +64,7 @@ def train(
         check_tables(data, configuration.model, configuration.precompute)
 
     from mimir_ray.cli.ray_cluster import connect
+    from mimir_ray.cli.scene_scorer import scorer_for
     from mimir_ray.cli.training_line import TrainingLine
     from mimir_ray.precompute import encode_in_memory
     from mimir_ray.training import train as run
@@ -71,7 +72,16 @@ def train(
     connect(address)
     source = encode_in_memory(data, configuration.model, configuration.precompute) if no_cache else None
     with TrainingLine(configuration.training.steps) as line:
-        summary = run(data, out, configuration.model, configuration.training, source=source, on_metrics=line)
+        summary = run(
+            data,
+            out,
+            configuration.model,
+            configuration.training,
+            source=source,
+            on_metrics=line,
+            generation=configuration.generation,
+            scorer=scorer_for(configuration),
+        )
     before = " (it had finished before)" if summary.already_finished else ""
     results.print(
         f"{summary.export}: {summary.steps} steps on {summary.clips} clips{before}, "

@@ -7,7 +7,7 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from mimir_ray.cli.console import status
-from mimir_ray.training.metrics import loss_text
+from mimir_ray.training.metrics import row_text
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +40,7 @@ class TrainingLine:
     def __call__(self, row: dict[str, Any]) -> None:
         """Show a row."""
         if self._live is None:
-            logger.info("step %d/%d  %s", row["step"], self._steps, facts(row))
+            logger.info("step %d/%d  %s", row["step"], self._steps, row_text(row))
         else:
             live, task = self._live
-            live.update(task, completed=row["step"], facts=facts(row))
-
-
-def facts(row: dict[str, Any]) -> str:
-    """Loss, pace and time left; MFU where the device's peak is known, and what the workers waited for data."""
-    parts = [f"loss {loss_text(row)}", f"{row['samples_per_s']:.3g} samples/s", f"{_clock(row['remaining_s'])} left"]
-    if row.get("mfu") is not None:
-        parts.append(f"MFU {row['mfu']:.0%}")
-    if row.get("data_wait") is not None:
-        parts.append(f"data wait {row['data_wait']:.0%}")
-    return "  ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+            live.update(task, completed=row["step"], facts=row_text(row))

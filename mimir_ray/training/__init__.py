@@ -5,7 +5,18 @@
 The text encoders and the VAE take no part: their tables (``latents``, ``t5_tokens``, ``llm_tokens``) are read instead.
 """
 
-from mimir_ray.training.config import CaptionWeights, TrainingConfig
+from mimir_ray.training.config import CaptionWeights, LoggingConfig, TrainingConfig, ValidationConfig
 from mimir_ray.training.train import TrainingSummary, train
+from mimir_ray.training.validation import Score, Scorer, read_validations
 
-__all__ = ["CaptionWeights", "TrainingConfig", "TrainingSummary", "train"]
+__all__ = [
+    "CaptionWeights",
+    "LoggingConfig",
+    "Score",
+    "Scorer",
+    "TrainingConfig",
+    "TrainingSummary",
+    "ValidationConfig",
+    "read_validations",
+    "train",
+]

@@ -39,16 +39,17 @@ class ValidationConfig(Config):
     """Videos of fixed prompts, made and scored beside the training from time to time."""
 
     every: int = Field(0, ge=0)
-    """Steps between validations; 0 makes none."""
+    """Steps between validations, a multiple of ``training.checkpoint_every``; there is one at the end too. 0 makes
+    none."""
     prompts: tuple[str, ...] = ()
     seed: int = Field(0, ge=0, lt=2**62)
     """Of the first prompt; each further prompt has the next. The same in every validation."""
     num_cpus: float = Field(1.0, ge=0)
-    """CPUs that the validator reserves, beside those of the training workers."""
+    """CPUs that a validation reserves, beside those of the training workers."""
     num_gpus: float = Field(0.0, ge=0)
-    """GPUs that the validator reserves, beside those of the training workers; 0 computes on the CPU."""
-    wait_s: float = Field(1800.0, ge=0)
-    """How long a training that has ended waits for the last validation."""
+    """GPUs that a validation reserves, beside those of the training workers; 0 computes on the CPU."""
+    timeout_s: float = Field(3600.0, gt=0)
+    """A validation that takes longer, its wait for CPUs and GPUs included, is given up."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -142,10 +143,13 @@ class TrainingConfig(Config):
     """A step whose gradient is not finite is left out; one more than this many in a run ends it."""
     checkpoint_every: int = Field(200, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
-    keep_by: Literal["step", "loss"] = "step"
-    """Which checkpoints are kept: the last ones, or those of the lowest loss with the last one beside them."""
+    keep_by: Literal["step", "loss", "score"] = "step"
+    """Which checkpoints are kept: the last ones, or those of the lowest loss, or of the highest score in validation,
+    with the last one beside them."""
     max_failures: int = Field(3, ge=0)
     """Restarts from the last checkpoint after a worker died."""
+    validation: ValidationConfig = ValidationConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -170,5 +174,12 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; "
                 f"set warmup_steps below {self.steps}"
+            )
+        if rest := self.validation.every % self.checkpoint_every:
+            above = self.validation.every - rest + self.checkpoint_every
+            raise ValueError(
+                f"validation.every={self.validation.every} is no multiple of checkpoint_every={self.checkpoint_every}, "
+                f"and it is checkpoints that are validated; set validation.every={above}, or checkpoint_every="
+                f"{self.validation.every}"
             )
         return self

@@ -1,10 +1,7 @@
-"""Ray Train runs the workers of a training run; the driver watches."""
+"""Ray Train runs the workers of a training run, and its validations."""
 
-import logging
 import math
 import os
-import threading
-from collections.abc import Callable
 from typing import Any
 
 from mimir_ray.config import UserError
@@ -12,11 +9,30 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import filesystem
 from mimir_ray.training.capacity import check_fits, cluster_nodes
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.metrics import Row, loss_text
 from mimir_ray.training.run import CHECKPOINTS
 from mimir_ray.training.tables import TrainingData
+from mimir_ray.training.validation import require_room
+from mimir_ray.training.validator import Validator
 
-logger = logging.getLogger(__name__)
+
+def check_cluster(data: TrainingData, model: ModelConfig, config: TrainingConfig) -> bool:
+    """Whether the workers get GPUs.
+
+    Raises UserError for too few CPUs or GPUs, for which Ray would wait for ever, and for too little memory.
+    """
+    import ray
+
+    cluster: Any = ray
+    resources = cluster.cluster_resources()
+    gpu = _use_gpu(config, resources)
+    workers = config.min_workers or config.workers
+    require_room(
+        config.validation,
+        cpus=resources.get("CPU", 0) - (0 if gpu else workers),
+        gpus=resources.get("GPU", 0) - (workers if gpu else 0),
+    )
+    check_fits(model, config, max(data.buckets, key=math.prod), cluster_nodes(), gpu=gpu)
+    return gpu
 
 
 def fit(
@@ -24,33 +40,36 @@ def fit(
     out: str,
     model: ModelConfig,
     config: TrainingConfig,
-    on_metrics: Callable[[Row], None] | None,
+    *,
+    gpu: bool,
+    feed: Any,
+    validator: Validator | None,
 ) -> int:
-    """Run Ray Train to the end; returns the step at which its last attempt began.
+    """Run Ray Train to the end, its last validation included; returns the step at which its last attempt began.
 
-    Raises UserError for too few CPUs or GPUs, for too little memory and for what the workers found, ray.train.TrainingFailedError where they
-    failed more often than ``max_failures``.
+    Args:
+        gpu: whether each worker gets one.
+        feed: a ``ray.util.queue.Queue`` into which every row of metrics goes.
+        validator: called with the checkpoints that are due for it; None for none.
+
+    Raises UserError for what the workers found, ray.train.TrainingFailedError where they failed more often than
+    ``max_failures``.
     """
     # A report blocks until the controller has looked, and it looks every 2 s unless told otherwise.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    import ray
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.util.queue import Queue
 
     from mimir_ray.training.worker import Job, run_worker
 
-    cluster: Any = ray
     work: Any = run_worker
-    gpu = _use_gpu(config, cluster.cluster_resources())
-    check_fits(model, config, max(data.buckets, key=math.prod), cluster_nodes(), gpu=gpu)
     system, path = filesystem(out)
     scaling: Any = ray.train.ScalingConfig
     workers: Any = (config.min_workers, config.workers) if config.min_workers else config.workers
-    progress = Queue(actor_options={"num_cpus": 0})
-    trainer = TorchTrainer(
+    trainer_class: Any = TorchTrainer
+    trainer = trainer_class(
         work,
-        train_loop_config={"job": Job(data, out, model, config, progress)},
+        train_loop_config={"job": Job(data, out, model, config, feed)},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=scaling(
             num_workers=workers, use_gpu=gpu, elastic_resize_monitor_interval_s=config.resize_check_s
@@ -66,9 +85,8 @@ def fit(
             ),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
+        validation_config=validator and _validation_config(validator),
     )
-    watcher = _Watcher(progress, config.steps, on_metrics)
-    watcher.start()
     try:
         result: Any = trainer.fit()
         outcome = result.return_value
@@ -76,12 +94,16 @@ def fit(
         if (mistake := _mistake_in(error)) is not None:
             raise UserError(str(mistake)) from error
         raise
-    finally:
-        watcher.stop()
-        progress.shutdown(force=True)
     if "problem" in outcome:
         raise UserError(outcome["problem"])
     return int(outcome["resumed_from"])
+
+
+def _validation_config(validator: Any) -> Any:
+    from ray.train import ValidationConfig
+
+    # It only waits for a task that has what it needs. If its machine goes, Ray starts it again elsewhere.
+    return ValidationConfig(fn=validator, ray_remote_kwargs={"num_cpus": 0, "max_retries": -1})
 
 
 def _use_gpu(config: TrainingConfig, resources: dict[str, float]) -> bool:
@@ -109,40 +131,3 @@ def _mistake_in(error: BaseException) -> UserError | None:
                 return cause
             cause = cause.__cause__
     return None
-
-
-class _Watcher(threading.Thread):
-    """Shows rows of metrics as the workers put them into the queue."""
-
-    def __init__(self, queue: Any, steps: int, on_metrics: Callable[[Row], None] | None) -> None:
-        super().__init__(name="training-progress", daemon=True)
-        self._queue = queue
-        self._steps = steps
-        self._on_metrics = on_metrics
-        self._stopping = threading.Event()
-
-    def stop(self) -> None:
-        """Show what is left and end."""
-        self._stopping.set()
-        self.join()
-
-    def run(self) -> None:
-        while True:
-            last = self._stopping.wait(0.3)
-            for _ in range(self._queue.qsize()):
-                self._show(self._queue.get_nowait())
-            if last:
-                return
-
-    def _show(self, row: Row) -> None:
-        logger.info(
-            "step %d/%d  loss %s  learning rate %.1e  %.0f samples/s  %.0f s left",
-            row["step"],
-            self._steps,
-            loss_text(row),
-            row["learning_rate"],
-            row["samples_per_s"],
-            row["remaining_s"],
-        )
-        if self._on_metrics is not None:
-            self._on_metrics(row)

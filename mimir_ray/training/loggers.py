@@ -2,7 +2,7 @@
 
     with open_loggers(config.logging, out, parameters) as loggers:
         loggers.log(row)                            # every row of metrics.jsonl, in any thread
-        loggers.log_validation(result)              # every result of a `Validation`
+        loggers.log_validation(validation)          # every validation that is made
 
 A run that goes on from a checkpoint brings steps again; none is shown twice.
 """
@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -22,7 +23,7 @@ import pyarrow.fs as pafs
 from mimir_ray.storage import absolute, filesystem, join, local_copy, upload
 from mimir_ray.training.config import LoggingConfig
 from mimir_ray.training.metrics import Row
-from mimir_ray.training.validation import Result
+from mimir_ray.training.validation import Validation
 from mimir_ray.video import probe, read_frames
 
 logger = logging.getLogger(__name__)
@@ -97,19 +98,23 @@ class Loggers:
                 self._last = row["step"]
                 self._each(lambda each: each.log(row, "train"))
 
-    def log_validation(self, result: Result) -> None:
-        """Record score and videos of a validation; one that came to nothing is left out."""
-        if result.row["status"] != "ok":
+    def log_validation(self, validation: Validation) -> None:
+        """Record score and videos of a validation; one without a video is left out."""
+        if not validation.made:
             return
-        step = result.row["step"]
-        row = {name: result.row[name] for name in ("step", "score", "failed", "seconds")}
+        row = {
+            "step": validation.step,
+            "score": validation.score,
+            "videos": validation.made,
+            "seconds": validation.seconds,
+        }
         with self._lock:
             self._each(lambda each: each.log(row, "validation"))
-            for index, sample in enumerate(result.samples):
+            for index, sample in enumerate(validation.samples):
                 if sample.path is not None:
                     tag = f"{index:02d} {sample.prompt[:60]}"
-                    with local_copy(sample.path) as path:
-                        self._each(lambda each, tag=tag, path=path: each.log_video(tag, path, step))  # type: ignore[misc]
+                    with local_copy(join(validation.folder, sample.path)) as path:
+                        self._each(partial(_log_video, tag=tag, path=path, step=validation.step))
 
     def close(self, *, failed: bool = False) -> None:
         """Write what is left."""
@@ -124,6 +129,10 @@ class Loggers:
             except Exception as error:
                 logger.warning("logging to %s stopped: %s: %s", name, type(error).__name__, error)
                 del self._loggers[name]
+
+
+def _log_video(each: MetricsLogger, *, tag: str, path: str, step: int) -> None:
+    each.log_video(tag, path, step)
 
 
 def scalars(row: Row) -> dict[str, float]:

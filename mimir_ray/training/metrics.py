@@ -36,6 +36,14 @@ def loss_text(row: Row) -> str:
     return "-" if row["loss"] is None else f"{row['loss']:.4f}"
 
 
+def row_text(row: Row) -> str:
+    """A row for people: loss, pace and time left; MFU where the device's peak is known, and the wait for data."""
+    parts = [f"loss {loss_text(row)}", f"{row['samples_per_s']:.3g} samples/s", f"{_clock(row['remaining_s'])} left"]
+    if row["mfu"] is not None:
+        parts.append(f"MFU {row['mfu']:.0%}")
+    return "  ".join([*parts, f"data wait {row['data_wait']:.0%}"])
+
+
 class MetricsFile:
     """Appends rows. Object stores cannot append, so there the file is written whole at every ``flush``."""
 
@@ -62,3 +70,9 @@ class MetricsFile:
 
 def _line(row: Row) -> str:
     return json.dumps(row) + "\n"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,5 +1,9 @@
 """A run's directory: whose it is and whether it has finished."""
 
+from typing import Any
+
+from pydantic import field_serializer
+
 from mimir_ray.config import Config, UserError, differences, fingerprint, from_dict
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.records import SCHEMA_VERSION
@@ -16,10 +20,15 @@ class Run(Config):
     schema_version: int = SCHEMA_VERSION
     model: ModelConfig
     training: TrainingConfig
+    """Without ``validation`` and ``logging``, which may change while the run goes on."""
     tables: dict[str, str]
     """Configuration fingerprint of each table."""
     samples: str
     """Content id of the shard names and their usable samples."""
+
+    @field_serializer("training")
+    def _deciding(self, training: TrainingConfig) -> dict[str, Any]:
+        return training.model_dump(mode="json", exclude={"validation", "logging"})
 
 
 def begin(out: str, run: Run) -> None:

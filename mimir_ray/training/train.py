@@ -3,17 +3,23 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mimir_ray.config import Config
+from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import absolute, content_id, join
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.fit import fit
-from mimir_ray.training.metrics import Row, read_metrics
+from mimir_ray.training.feed import Feed
+from mimir_ray.training.fit import check_cluster, fit
+from mimir_ray.training.loggers import open_loggers
+from mimir_ray.training.metrics import Row, read_metrics, row_text
 from mimir_ray.training.run import METRICS, Run, begin, finish, finished
 from mimir_ray.training.source import Source
 from mimir_ray.training.tables import open_data
+from mimir_ray.training.validation import Scorer, Validation, check_validation
+from mimir_ray.training.validator import Validator
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +54,29 @@ def train(
     *,
     source: Source | None = None,
     on_metrics: Callable[[Row], None] | None = None,
+    generation: GenerationConfig | None = None,
+    scorer: Scorer | None = None,
 ) -> TrainingSummary:
     """Fine-tune ``model`` on the tables under ``data``; Ray must be initialised.
 
-    ``out`` gets ``checkpoints/``, ``metrics.jsonl`` and ``export/`` (a MimirPipeline). Called again on the same ``out``
-    it continues from the last checkpoint, and does nothing where the run has finished.
+    ``out`` gets ``checkpoints/``, ``metrics.jsonl``, ``validation/`` and ``export/`` (a MimirPipeline), and what
+    ``config.logging`` asks for. Called again on the same ``out`` it continues from the last checkpoint, and does
+    nothing where the run has finished.
 
     Args:
         source: where the rows are if not in tables under ``data``; the same rows make the same run.
-        on_metrics: called in a thread of this process with every row of metrics.jsonl as it is written.
+        on_metrics: called in a thread of this process with every row of metrics.jsonl as it is written; where None, a
+            log line tells of each.
+        generation: size, steps and guidance of the videos that ``config.validation`` asks for, and their device.
+        scorer: what scores them; it is pickled to where they are made.
 
     Raises:
-        UserError: tables that are missing or do not fit, an ``out`` of another run, too few CPUs or GPUs, a loss or a
-            gradient that is not finite.
+        UserError: tables that are missing or do not fit, an ``out`` of another run, too few CPUs or GPUs, a validation
+            that lacks something, a logger that does not take the run, a loss or a gradient that is not finite.
         ray.train.TrainingFailedError: workers failed more than ``max_failures`` times.
     """
     began = time.monotonic()
+    check_validation(config, generation, scorer)
     data, out = absolute(data), absolute(out)
     prepared = open_data(data, model.fuser.decoder, config.caption_weights, source)
     run = Run(
@@ -79,8 +92,23 @@ def train(
         if prepared.unusable:
             logger.warning("%d clips have no usable caption and take no part", prepared.unusable)
         logger.info("training on %d clips, %d steps of %d", prepared.clips, config.steps, config.batch_size)
-        resumed_from = fit(prepared, out, model, config, on_metrics)
-        _export(out)
+        gpu = check_cluster(prepared, model, config)
+        with open_loggers(config.logging, out, run.model_dump(mode="json")) as loggers:
+
+            def show(row: Row) -> None:
+                (on_metrics or partial(_log, config.steps))(row)
+                loggers.log(row)
+
+            def show_validation(validation: Validation) -> None:
+                _log_validation(validation)
+                loggers.log_validation(validation)
+
+            with Feed(show, show_validation) as feed:
+                validator = None
+                if generation is not None and config.validation.every:
+                    validator = Validator(model, config, generation, out, scorer, feed.queue)
+                resumed_from = fit(prepared, out, model, config, gpu=gpu, feed=feed.queue, validator=validator)
+            _export(out)
         finish(out, run, time.monotonic() - began)
     rows = [row for row in read_metrics(join(out, METRICS)) if row["loss"] is not None]
     tail = [row["loss"] for row in rows if row["step"] > 0.9 * config.steps]
@@ -95,6 +123,18 @@ def train(
         seconds=time.monotonic() - began,
         already_finished=before,
     )
+
+
+def _log(steps: int, row: Row) -> None:
+    logger.info("step %d/%d  %s", row["step"], steps, row_text(row))
+
+
+def _log_validation(validation: Validation) -> None:
+    score = "" if validation.score is None else f"  score {validation.score:.3f}"
+    videos = f"{validation.made} of {len(validation.samples)} videos"
+    logger.info("validated step %d%s  %s  %.0f s", validation.step, score, videos, validation.seconds)
+    for reason in validation.reasons:
+        logger.warning("validation of step %d: %s", validation.step, reason)
 
 
 def _export(out: str) -> None:

@@ -1,159 +1,122 @@
-"""One validation: weights become videos of the fixed prompts, each with its score, and an index of them.
+"""Validation off the training path: Ray Train calls a ``Validator`` with every checkpoint that is reported for it.
 
-    step-00000500/
-        index.jsonl       one row a prompt: prompt, seed, path, score, detail, reason, seconds
-        00.mp4  01.mp4    in the order of the prompts
+    report(..., checkpoint=..., validation=ValidationTaskConfig(fn_kwargs={"step": step}))
 
-The index is written last, so that where it is, everything is.
+Training does not wait: the videos are made in a task of their own, from the checkpoint's files. Ray Train keeps those
+until the task has ended, runs one validation at a time, starts those again that an interrupted run left, and waits for
+the last one at the end.
 """
 
-import json
 import logging
 import time
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import UserError
-from mimir_ray.generation.checkpoint import prepare
 from mimir_ray.generation.config import GenerationConfig
-from mimir_ray.generation.generator import Generator, generate
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import join, write_bytes
-from mimir_ray.training.config import TrainingConfig, ValidationConfig
-from mimir_ray.training.export import put_weights, starting_pipeline, trained_pipeline
-from mimir_ray.video import encode_mp4
+from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.validation import Sample, Scorer, Validation, read_validation, validation_folder
+
+if TYPE_CHECKING:
+    from ray.train import Checkpoint
+
+    from mimir_ray.generation.generator import Generator
 
 logger = logging.getLogger(__name__)
 
-INDEX = "index.jsonl"
-"""File of a validation's folder that lists its videos."""
-
 
 @dataclass(frozen=True)
-class Score:
-    """How well a video shows its prompt."""
-
-    value: float
-    """From 0 to 1."""
-    detail: dict[str, Any] = field(default_factory=dict)
-    """What it is made of, as JSON can say it."""
-
-
-Scorer = Callable[[str, NDArray[np.uint8]], Score | None]
-"""(prompt, frames F H W 3) to its score, or None for a prompt that it cannot judge. It is pickled to the validator."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one prompt came to."""
-
-    prompt: str
-    seed: int
-    path: str | None
-    """Of the video; None where none could be made."""
-    score: float | None
-    detail: dict[str, Any]
-    reason: str
-    """Why there is no video or no score although there should be; empty where all went well."""
-    seconds: float
-
-
-PackedWeights = dict[str, tuple[str, tuple[int, ...], NDArray[np.uint8]]]
-"""Name to dtype, shape and bytes: numpy arrays cross the object store without being pickled, torch's tensors do not."""
-
-
-def pack(weights: dict[str, Tensor], dtype: str) -> PackedWeights:
-    """Weights in the model's number format, on the CPU; tensors that are there already are not copied."""
-    packed = {}
-    for name, tensor in weights.items():
-        wanted = getattr(torch, dtype) if tensor.is_floating_point() else tensor.dtype
-        there = tensor.detach().to("cpu", wanted).contiguous()
-        kind = str(there.dtype).removeprefix("torch.")
-        packed[name] = (kind, tuple(there.shape), there.reshape(-1).view(torch.uint8).numpy())
-    return packed
-
-
-def unpack(packed: PackedWeights) -> dict[str, Tensor]:
-    """What ``pack`` was given, as tensors that share the arrays' memory: only for reading."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return {
-            name: torch.from_numpy(data).view(getattr(torch, kind)).reshape(shape)
-            for name, (kind, shape, data) in packed.items()
-        }
-
-
 class Validator:
-    """Loads the starting pipeline at the first validation and keeps it (one that gets adapters, anew for each)."""
+    """Makes, scores and writes the videos of a checkpoint. Whatever happens to that, the training goes on."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        training: TrainingConfig,
-        config: ValidationConfig,
-        generation: GenerationConfig,
-        out: str,
-        scorer: Scorer | None,
-    ) -> None:
-        self._model = model
-        self._training = training
-        self._config = config
-        self._generation = generation
-        self._out = out
-        self._scorer = scorer
-        self._pipeline: Any = None
+    model: ModelConfig
+    training: TrainingConfig
+    generation: GenerationConfig
+    """Size, steps and guidance of the videos, and the device; the number format is ``model.dtype``."""
+    out: str
+    scorer: Scorer | None
+    feed: Any
+    """A ``ray.util.queue.Queue`` into which every ``Validation`` goes."""
 
-    def validate(self, step: int, weights: PackedWeights) -> list[Sample]:
-        """Make, score and write the videos of ``step``. A prompt that fails says why in its ``reason``.
+    def __call__(self, checkpoint: "Checkpoint", step: int) -> dict[str, float]:
+        """Called by Ray Train, in a process beside it; returns what joins the checkpoint's metrics: its score.
 
-        Raises:
-            UserError: a model that cannot be loaded on this device, or weights of another one.
+        A step that has videos under ``out`` is not validated again.
         """
-        generator = Generator(self._with(unpack(weights)), f"step-{step:08d}")
-        folder = step_folder(self._out, step)
-        samples = [self._sample(generator, folder, index) for index in range(len(self._config.prompts))]
-        rows = [asdict(sample) | {"path": sample.path and f"{index:02d}.mp4"} for index, sample in enumerate(samples)]
-        write_bytes(join(folder, INDEX), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-        return samples
+        validation = read_validation(self.out, step)
+        if validation is None or not validation.made:
+            validation = Validation(step, validation_folder(self.out, step), self._samples(checkpoint, step))
+            validation.write()
+            self.feed.put_nowait(validation)
+        return {} if validation.score is None else {"score": validation.score}
 
-    def _with(self, weights: dict[str, Tensor]) -> Any:
-        device = prepare(self._generation.runtime)
-        if self._training.train == "lora":  # merged adapters do not come out again bit for bit
-            self._pipeline = None
-            self._pipeline = trained_pipeline(weights, self._model, self._training).to(device)
-            return self._pipeline
-        if self._pipeline is None:
-            self._pipeline = starting_pipeline(self._model).to(device)
-        put_weights(self._pipeline, weights, self._model)
-        return self._pipeline
+    def _samples(self, checkpoint: "Checkpoint", step: int) -> tuple[Sample, ...]:
+        """What a task makes of the prompts. Ray Train would let a process that dies, of hunger for one, end the
+        training; here the failure is the samples'."""
+        import ray
 
-    def _sample(self, generator: Generator, folder: str, index: int) -> Sample:
-        began = time.monotonic()
-        prompt, seed = self._config.prompts[index], self._config.seed + index
-        path, score, reason = None, None, ""
+        remote: Any = ray
+        limits = self.training.validation
+        task = remote.remote(make_samples).options(num_cpus=limits.num_cpus, num_gpus=limits.num_gpus, max_retries=0)
+        made = task.remote(self, checkpoint, step)
         try:
-            frames = generate(generator, self._generation.request(prompt, generator.model, seed))
-            target = join(folder, f"{index:02d}.mp4")
-            write_bytes(target, encode_mp4(frames, self._generation.fps))
-            path = target
-            score = self._scorer(prompt, frames) if self._scorer is not None else None
+            if remote.wait([made], timeout=limits.timeout_s)[0]:
+                return tuple(remote.get(made))
+            remote.cancel(made, force=True)
+            reason = (
+                f"it was not done after training.validation.timeout_s={limits.timeout_s:g}; raise that, or take fewer "
+                "prompts"
+            )
+        except remote.exceptions.TaskCancelledError:  # with the whole run, which makes it anew when it goes on
+            raise
         except Exception as error:
-            logger.warning("prompt %d of step %s failed", index + 1, generator.model, exc_info=error)
+            logger.warning("validation of step %d failed", step, exc_info=error)
             reason = explain(error)
-        value, detail = (score.value, score.detail) if score is not None else (None, {})
-        return Sample(prompt, seed, path, value, detail, reason, time.monotonic() - began)
+        return tuple(Sample(prompt, limits.seed + index, reason=reason) for index, prompt in enumerate(limits.prompts))
 
 
-def step_folder(out: str, step: int) -> str:
-    """Where the videos of a step lie."""
-    return join(out, "validation", f"step-{step:08d}")
+def make_samples(validator: Validator, checkpoint: "Checkpoint", step: int) -> list[Sample]:
+    """Make, score and write the videos of a checkpoint in this process. A prompt that fails says why.
+
+    Raises:
+        UserError: a checkpoint that cannot be read, or a device that is not there.
+    """
+    from mimir_ray.generation.checkpoint import prepare
+    from mimir_ray.generation.generator import Generator
+    from mimir_ray.training.export import trained_pipeline
+    from mimir_ray.training.state import read_weights
+
+    training = validator.training
+    device = prepare(validator.generation.runtime)
+    with checkpoint.as_directory() as directory:
+        weights = read_weights(Path(directory), "average" if training.ema_decay else "weight")
+    generator = Generator(trained_pipeline(weights, validator.model, training).to(device), f"step-{step}")
+    folder = validation_folder(validator.out, step)
+    return [_sample(validator, generator, folder, index) for index in range(len(training.validation.prompts))]
+
+
+def _sample(validator: Validator, generator: "Generator", folder: str, index: int) -> Sample:
+    from mimir_ray.generation.generator import generate
+    from mimir_ray.video import encode_mp4
+
+    began = time.monotonic()
+    prompts = validator.training.validation
+    prompt, seed = prompts.prompts[index], prompts.seed + index
+    path, score, reason = None, None, ""
+    try:
+        frames = generate(generator, validator.generation.request(prompt, generator.model, seed))
+        name = f"{index:02d}.mp4"
+        write_bytes(join(folder, name), encode_mp4(frames, validator.generation.fps))
+        path = name
+        score = validator.scorer(prompt, frames) if validator.scorer is not None else None
+    except Exception as error:
+        logger.warning("prompt %d of %s failed", index + 1, folder, exc_info=error)
+        reason = explain(error)
+    value, detail = (score.value, score.detail) if score is not None else (None, {})
+    return Sample(prompt, seed, path, value, detail, reason, round(time.monotonic() - began, 3))
 
 
 def explain(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """What each worker of Ray Train runs: load or resume, train, report checkpoints."""
 
 import logging
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ class Job:
     out: str
     model: ModelConfig
     config: TrainingConfig
-    progress: Any
-    """A ``ray.util.queue.Queue`` to which rank 0 puts every row of metrics."""
+    feed: Any
+    """A ``ray.util.queue.Queue`` into which rank 0 puts every row of metrics."""
 
 
 def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     def record(row: Row) -> None:
         if metrics is not None:
             metrics.append(row)
-            job.progress.put_nowait(row)
+            job.feed.put_nowait(row)
 
     def checkpoint(row: Row) -> None:
         if metrics is not None:
@@ -73,11 +74,12 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         directory = tempfile.mkdtemp(prefix="mimir-checkpoint-")
         engine.save(Path(directory), row["step"])
         ray.train.report(
-            {"step": row["step"]} | ({} if row["loss"] is None else {"loss": row["loss"]}),
+            _checkpoint_metrics(row, job.config),
             checkpoint=ray.train.Checkpoint.from_directory(directory),
             checkpoint_dir_name=checkpoint_name(row["step"]),
             # Training goes on while the files travel; Ray removes the directory when they have arrived.
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            validation=_validation(row["step"], job.config),
         )
 
     try:
@@ -85,6 +87,18 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     except NonFiniteError as error:
         return {"problem": str(error)}
     return {"resumed_from": done.step}
+
+
+def _checkpoint_metrics(row: Row, config: TrainingConfig) -> dict[str, Any]:
+    """What decides which checkpoints are kept. One without a score, so far, is worse than any with one."""
+    metrics = {"step": row["step"]} | ({} if row["loss"] is None else {"loss": row["loss"]})
+    return metrics | ({"score": math.nan} if config.keep_by == "score" else {})
+
+
+def _validation(step: int, config: TrainingConfig) -> Any:
+    every = config.validation.every
+    due = every > 0 and (step % every == 0 or step == config.steps)
+    return ray.train.ValidationTaskConfig(fn_kwargs={"step": step}) if due else False
 
 
 def _prepare(job: Job, rank: int, world: int) -> tuple[Start, Batches]:

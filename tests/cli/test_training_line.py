@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from mimir_ray.cli import training_line
-from mimir_ray.cli.training_line import TrainingLine, facts
+from mimir_ray.cli.training_line import TrainingLine
+from mimir_ray.training.metrics import row_text
 
 ROW: dict[str, Any] = {
     "step": 120,
@@ -21,9 +22,9 @@ ROW: dict[str, Any] = {
 
 
 def test_a_row_in_words() -> None:
-    assert facts(ROW) == "loss 0.1235  56.8 samples/s  1:02:05 left  MFU 43%  data wait 2%"
-    assert facts(ROW | {"mfu": None, "remaining_s": 59.6}) == "loss 0.1235  56.8 samples/s  1:00 left  data wait 2%"
-    assert facts(ROW | {"loss": None}).startswith("loss -  ")
+    assert row_text(ROW) == "loss 0.1235  56.8 samples/s  1:02:05 left  MFU 43%  data wait 2%"
+    assert row_text(ROW | {"mfu": None, "remaining_s": 59.6}) == "loss 0.1235  56.8 samples/s  1:00 left  data wait 2%"
+    assert row_text(ROW | {"loss": None}).startswith("loss -  ")
 
 
 def test_a_terminal_has_one_line_that_is_gone_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

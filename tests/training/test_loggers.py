@@ -14,8 +14,7 @@ from mimir_ray.config import UserError
 from mimir_ray.storage import list_files, read_bytes, read_json
 from mimir_ray.training.config import LoggingConfig
 from mimir_ray.training.loggers import Loggers, open_loggers, scalars
-from mimir_ray.training.validation import Result
-from mimir_ray.training.validator import Sample
+from mimir_ray.training.validation import Sample, Validation
 from mimir_ray.video import write_mp4
 
 BINS = [0.5, None, 0.25]
@@ -26,17 +25,17 @@ def row(step: int, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def result(tmp_path: Path) -> Result:
+def result(tmp_path: Path) -> Validation:
     """A validation of one prompt with a video, and one without."""
-    path = tmp_path / "made.mp4"
+    path = tmp_path / "00.mp4"
     frames = np.zeros((6, 160, 320, 3), np.uint8)
     frames[3:] = 200
     write_mp4(path, frames, 4.0)
-    samples = [
-        Sample("a red ball", 3, str(path), 0.5, {}, "", 1.0),
-        Sample("nothing", 4, None, None, {}, "ValueError: no", 1.0),
-    ]
-    return Result({"step": 4, "status": "ok", "score": 0.5, "prompts": 2, "failed": 1, "seconds": 2.0}, samples)
+    samples = (
+        Sample("a red ball", 3, path.name, 0.5, seconds=1.0),
+        Sample("nothing", 4, reason="ValueError: no", seconds=1.0),
+    )
+    return Validation(4, str(tmp_path), samples)
 
 
 def events(folder: str) -> Iterator[Any]:
@@ -69,13 +68,13 @@ def test_numbers_of_a_row() -> None:
     assert scalars(nested) == {"loss": 1.0, "bins/0": 0.5, "bins/2": 2.0, "norms/a": 1.5, "norms/b/0": 2.5}
 
 
-def test_tensorboard_has_every_number_and_video_once(tmp_path: Path, result: Result) -> None:
+def test_tensorboard_has_every_number_and_video_once(tmp_path: Path, result: Validation) -> None:
     out = tmp_path / "run"
     with open_loggers(LoggingConfig(), str(out), {}) as loggers:
         for step in (2, 4, 2, 4, 6):  # workers were started again after step 4
             loggers.log(row(step))
         loggers.log_validation(result)
-        loggers.log_validation(Result({"step": 6, "status": "failed"}, []))
+        loggers.log_validation(Validation(6, str(tmp_path), (Sample("nothing", 4, reason="no"),)))
     train = shown(str(out / "tensorboard" / "train"))
     assert train["loss"] == [(2, 0.5), (4, 0.25), (6, pytest.approx(1 / 6))]
     assert train["loss_by_timestep/2"] == [(2, 0.25), (4, 0.25), (6, 0.25)]
@@ -94,7 +93,7 @@ def test_tensorboard_has_every_number_and_video_once(tmp_path: Path, result: Res
     assert (videos[0][2].width, videos[0][2].height) == (256, 128)
 
 
-def test_a_driver_that_starts_again_hides_what_it_does_again(tmp_path: Path, result: Result) -> None:
+def test_a_driver_that_starts_again_hides_what_it_does_again(tmp_path: Path, result: Validation) -> None:
     for steps in ((2, 4, 6), (4, 6, 8)):
         with open_loggers(LoggingConfig(), str(tmp_path), {}) as loggers:
             if steps[0] == 2:
@@ -109,7 +108,7 @@ def test_a_driver_that_starts_again_hides_what_it_does_again(tmp_path: Path, res
     assert shown(str(tmp_path / "tensorboard" / "validation"))["score"] == [(4, 0.5)]
 
 
-def test_an_object_store_gets_the_files(result: Result) -> None:
+def test_an_object_store_gets_the_files(result: Validation) -> None:
     out = "memory://loggers/run"
     with open_loggers(LoggingConfig(), out, {}) as loggers:
         loggers.log(row(2))
@@ -153,7 +152,9 @@ def test_a_package_that_is_not_there_is_told_before_training(
         open_loggers(LoggingConfig(to=("tensorboard", name)), str(tmp_path), {})
 
 
-def test_mlflow_has_one_run_through_a_restart(tmp_path: Path, result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_has_one_run_through_a_restart(
+    tmp_path: Path, result: Validation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -204,7 +205,7 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def test_wandb_writes_offline(tmp_path: Path, result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_writes_offline(tmp_path: Path, result: Validation, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2
 

@@ -1,0 +1,52 @@
+"""What workers and validations tell the driver while a training runs."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from mimir_ray.training.metrics import Row
+from mimir_ray.training.validation import Validation
+
+POLL_S = 0.3
+
+
+class Feed:
+    """A queue that any process of the cluster may put rows of metrics and validations into, and a thread that reads it.
+
+    The end of the block waits until everything that was put has been told.
+
+    Args:
+        on_row, on_validation: called in that thread.
+    """
+
+    def __init__(self, on_row: Callable[[Row], None], on_validation: Callable[[Validation], None]) -> None:
+        from ray.util.queue import Queue
+
+        self.queue: Any = Queue(actor_options={"num_cpus": 0})
+        self._on_row = on_row
+        self._on_validation = on_validation
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="training-feed", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        self._thread.join()
+        self.queue.shutdown(force=True)
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._ending.wait(POLL_S)
+            for _ in range(self.queue.qsize()):
+                entry = self.queue.get_nowait()
+                if isinstance(entry, Validation):
+                    self._on_validation(entry)
+                else:
+                    self._on_row(entry)
