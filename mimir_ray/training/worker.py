@@ -1,7 +1,7 @@
 """What each worker of Ray Train runs: load or resume, train, report checkpoints."""
 
 import logging
-import math
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         directory = tempfile.mkdtemp(prefix="mimir-checkpoint-")
         engine.save(Path(directory), row["step"])
         ray.train.report(
-            _checkpoint_metrics(row, job.config),
+            _checkpoint_metrics(row),
             checkpoint=ray.train.Checkpoint.from_directory(directory),
             checkpoint_dir_name=checkpoint_name(row["step"]),
             # Training goes on while the files travel; Ray removes the directory when they have arrived.
@@ -89,10 +89,14 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     return {"resumed_from": done.step}
 
 
-def _checkpoint_metrics(row: Row, config: TrainingConfig) -> dict[str, Any]:
-    """What decides which checkpoints are kept. One without a score, so far, is worse than any with one."""
-    metrics = {"step": row["step"]} | ({} if row["loss"] is None else {"loss": row["loss"]})
-    return metrics | ({"score": math.nan} if config.keep_by == "score" else {})
+def _checkpoint_metrics(row: Row) -> dict[str, Any]:
+    """What decides which checkpoints are kept; what is not known, or not yet, is the worst there is.
+
+    Ray Train keeps metrics as JSON, where infinity and NaN become null, on which a run that goes on would fail; and a
+    loss that is left out would count as the best.
+    """
+    worst = sys.float_info.max
+    return {"step": row["step"], "loss": worst if row["loss"] is None else row["loss"], "score": -worst}
 
 
 def _validation(step: int, config: TrainingConfig) -> Any:

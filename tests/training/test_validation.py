@@ -181,8 +181,8 @@ def test_more_than_the_cluster_has_is_refused(world: World, tmp_path: Path, ray_
         require_room(wanted, cpus=2, gpus=0)
     require_room(wanted, cpus=1, gpus=1)
     require_room(ValidationConfig(), cpus=0, gpus=0)
+    made = validated(num_cpus=3).model_copy(update={"keep_by": "step"})
     with pytest.raises(UserError, match=r"num_cpus=3 and the training workers leave 2 of this Ray cluster's CPUs"):
-        made = validated(num_cpus=3).model_copy(update={"keep_by": "step"})
         train(world.data, str(tmp_path), world.model, made, generation=GENERATION)
 
 
