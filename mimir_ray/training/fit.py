@@ -28,8 +28,8 @@ def fit(
 ) -> int:
     """Run Ray Train to the end; returns the step at which its last attempt began.
 
-    Raises UserError for too few CPUs or GPUs, for too little memory and for what the workers found, ray.train.TrainingFailedError where they
-    failed more often than ``max_failures``.
+    Raises UserError for too few CPUs or GPUs, for too little memory and for what the workers found,
+    ray.train.TrainingFailedError where they failed more often than ``max_failures``.
     """
     # A report blocks until the controller has looked, and it looks every 2 s unless told otherwise.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -37,6 +37,7 @@ def fit(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from mimir_ray.training.worker import Job, run_worker
 
@@ -47,7 +48,8 @@ def fit(
     system, path = filesystem(out)
     scaling: Any = ray.train.ScalingConfig
     workers: Any = (config.min_workers, config.workers) if config.min_workers else config.workers
-    progress = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(cluster.get_runtime_context().get_node_id(), soft=False)
+    progress = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no other machine's end is its own
     trainer = TorchTrainer(
         work,
         train_loop_config={"job": Job(data, out, model, config, progress)},
