@@ -17,7 +17,7 @@ from tests.training.runs import World, config, plain
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCRIPT = """
-import json, sys
+import json, sys, threading
 import ray
 from ray.cluster_utils import Cluster
 from mimir_ray.config import from_yaml
@@ -27,17 +27,24 @@ from mimir_ray.training import TrainingConfig, train
 data, out, model, config = sys.argv[1:]
 node = {"num_cpus": 1, "object_store_memory": 10**8}
 cluster = Cluster(initialize_head=True, head_node_args=node)
-nodes = [cluster.add_node(**node)]
+second = cluster.add_node(**node)
 ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
-seen = []
+seen, alone, going = [], threading.Event(), threading.Event()
 def watch(row):
     seen.append(row["workers"])
-    if seen[0] == 2 and len(nodes) == 1 and row["step"] >= 100:
-        cluster.remove_node(nodes[0], allow_graceful=False)
-        nodes.append(None)
-    if row["workers"] == 1 and len(nodes) == 2:
-        nodes.append(cluster.add_node(**node))
-summary = train(data, out, from_yaml(ModelConfig, model), from_yaml(TrainingConfig, config), on_metrics=watch)
+    if row["step"] >= 100:
+        going.set()
+    if row["workers"] == 1:
+        alone.set()
+def run():
+    train(data, out, from_yaml(ModelConfig, model), from_yaml(TrainingConfig, config), on_metrics=watch)
+training = threading.Thread(target=run)  # nodes are added in the main thread only
+training.start()
+assert going.wait(120)
+cluster.remove_node(second, allow_graceful=False)
+assert alone.wait(240)
+cluster.add_node(**node)
+training.join()
 print(json.dumps(seen))
 ray.shutdown()
 cluster.shutdown()
