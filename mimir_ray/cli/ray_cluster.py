@@ -1,5 +1,6 @@
 """The one place that connects to Ray."""
 
+import importlib
 import logging
 import os
 import signal
@@ -56,7 +57,7 @@ def _our_signal_handlers() -> Iterator[None]:
 
 def _keep_notes_off_the_terminal() -> None:
     """Ray's notes on what goes well stay in its own log files; its warnings and errors are shown."""
-
+    importlib.import_module("ray.data")  # gives its log the handlers
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the one beside it writes the file
             handler.setLevel(logging.WARNING)

@@ -1,5 +1,6 @@
 """What `mimir train --estimate` prints: the same cells as the table in the documentation."""
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -32,9 +33,10 @@ def rows(recipe: "Recipe", gpu: str, workers: Sequence[int] | None = None) -> li
     from mimir_ray.training.estimate import estimate_training
     from mimir_ray.training.memory import GIB, read_sizes
 
-    sizes, clip = read_sizes(recipe.model), recipe.precompute
+    sizes = read_sizes(recipe.model)
     vae, transformer = read_config(recipe.model, "vae"), SimpleNamespace(**sizes.transformer)
-    shape = latent_shape(vae, transformer, clip.num_frames, clip.height, clip.width)
+    shapes = [latent_shape(vae, transformer, s.num_frames, s.height, s.width) for s in recipe.precompute.sizes]
+    largest = max(shapes, key=math.prod)
     return [
         [
             str(row.config.workers),
@@ -47,5 +49,5 @@ def rows(recipe: "Recipe", gpu: str, workers: Sequence[int] | None = None) -> li
             "-" if row.mfu is None else f"{row.mfu:.0%}",
             "-" if row.hours is None else f"{row.hours:,.0f}" if row.hours >= 10 else f"{row.hours:.1f}",
         ]
-        for row in estimate_training(sizes, recipe.training, shape, gpu=gpu, workers=workers)
+        for row in estimate_training(sizes, recipe.training, largest, gpu=gpu, workers=workers)
     ]

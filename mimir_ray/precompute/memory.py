@@ -88,7 +88,8 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
     cluster: Any = ray
     data, model = absolute(data), located(model)
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
-    check_size(vae, transformer, config.num_frames, config.height, config.width)
+    for size in config.sizes:
+        check_size(vae, transformer, size.num_frames, size.height, size.width)
     keys, shards = table_keys(model, config), curated_shards(data)
     tables: dict[str, dict[str, Any]] = {}
     for table in keys:

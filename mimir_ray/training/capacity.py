@@ -86,7 +86,7 @@ def check_fits(
         UserError: it does not fit; with the estimate by part, the limit, and the settings that would make it fit.
     """
     sizes = read_sizes(model)
-    need = estimate_memory(sizes, config, latent_shape, gpu=gpu)
+    need = estimate_memory(sizes, config, latent_shape, gpu=gpu, workers=_workers(config, nodes, gpu=gpu))
     for share in (1.0, NARROW):
         if (problem := _problem(need, config, nodes, gpu=gpu, share=share)) is not None:
             remedy = _remedy(sizes, config, latent_shape, nodes, gpu=gpu, share=share)
@@ -101,6 +101,17 @@ def _gpu_limit(nodes: Sequence[Node]) -> int | None:
     return None if not sizes or None in sizes else max(size for size in sizes if size is not None)
 
 
+def _slots(nodes: Sequence[Node], *, gpu: bool) -> int:
+    return sum(node.gpus if gpu else node.cpus for node in nodes)
+
+
+def _workers(config: TrainingConfig, nodes: Sequence[Node], *, gpu: bool) -> int:
+    """With how many the run would begin: all, or with ``min_workers`` as many as the machines take."""
+    if config.min_workers is None:
+        return config.workers
+    return max(config.min_workers, min(config.workers, _slots(nodes, gpu=gpu)))
+
+
 def _room(need: Memory, nodes: Sequence[Node], *, gpu: bool, share: float) -> int:
     """Workers that the machines' CPUs or GPUs and main memory allow."""
     room = 0
@@ -112,19 +123,18 @@ def _room(need: Memory, nodes: Sequence[Node], *, gpu: bool, share: float) -> in
 
 def _problem(need: Memory, config: TrainingConfig, nodes: Sequence[Node], *, gpu: bool, share: float) -> str | None:
     """Where it takes more than this share of what there is, in words."""
-    limit = _gpu_limit(nodes)
+    limit, workers = _gpu_limit(nodes), _workers(config, nodes, gpu=gpu)
     if gpu and limit is not None and need.total > share * limit:
         name = next(node.gpu for node in nodes if node.gpu_bytes == limit) or "GPU"
         return (
-            f"training needs about {need.total / GIB:.1f} GiB of each of its {config.workers} GPUs ({need}), and the "
+            f"training needs about {need.total / GIB:.1f} GiB of each of its {workers} GPUs ({need}), and the "
             f"{name} has {limit / GIB:.1f}"
         )
-    room = _room(need, nodes, gpu=gpu, share=share)
-    if room < min(config.workers, sum(node.gpus if gpu else node.cpus for node in nodes)):
+    if _room(need, nodes, gpu=gpu, share=share) < workers:
         parts = "" if gpu else f" ({need})"
         free = ", ".join("?" if node.memory_bytes is None else f"{node.memory_bytes / GIB:.1f}" for node in nodes)
         return (
-            f"training.workers={config.workers} need about {need.host / GIB:.1f} GiB of main memory each{parts}, and "
+            f"{workers} training workers need about {need.host / GIB:.1f} GiB of main memory each{parts}, and "
             f"the machines have {free} GiB free"
         )
     return None
@@ -140,10 +150,10 @@ def _remedy(
     share: float = 1.0,
 ) -> str:
     """The least change of the configuration after which it fits, by trying."""
-    slots = sum(node.gpus if gpu else node.cpus for node in nodes)
+    slots = _slots(nodes, gpu=gpu)
     least: Memory | None = None
     for changes, changed in _alternatives(config, slots):
-        need = estimate_memory(sizes, changed, latent_shape, gpu=gpu)
+        need = estimate_memory(sizes, changed, latent_shape, gpu=gpu, workers=_workers(changed, nodes, gpu=gpu))
         if _problem(need, changed, nodes, gpu=gpu, share=share) is None:
             settings = " ".join(f"training.{name}={str(value).lower()}" for name, value in changes.items())
             return f"set {settings}, which takes about {(need.total if gpu else need.host) / GIB:.1f} GiB"

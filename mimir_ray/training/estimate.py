@@ -66,7 +66,8 @@ def estimate_training(
 def _choices(config: TrainingConfig, workers: int) -> Iterator[TrainingConfig]:
     """All stages on so many workers, each with as many samples at once as in ``config`` or, if need be, fewer."""
     at_once = config.batch_size // (config.workers * config.accumulate)
-    changes = {"workers": workers, "accumulate": max(1, config.batch_size // (workers * at_once))}
+    accumulate = max(1, config.batch_size // (workers * at_once))
+    changes = {"workers": workers, "accumulate": accumulate, "min_workers": None}
     for stage in (3,) if config.offload == "all" else (1, 2, 3):
         try:
             yield TrainingConfig(**(dict(config) | changes | {"zero_stage": stage}))

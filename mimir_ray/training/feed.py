@@ -1,7 +1,7 @@
 """What workers and validations tell the driver while a training runs."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,13 +17,20 @@ class Feed:
     The end of the block waits until everything that was put has been told.
 
     Args:
-        on_row, on_validation: called in that thread.
+        on_row, on_validation: called in that thread, in this order.
     """
 
-    def __init__(self, on_row: Callable[[Row], None], on_validation: Callable[[Validation], None]) -> None:
+    def __init__(
+        self, on_row: Sequence[Callable[[Row], None]], on_validation: Sequence[Callable[[Validation], None]]
+    ) -> None:
+        import ray
         from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.queue: Any = Queue(actor_options={"num_cpus": 0})
+        cluster: Any = ray
+        here = NodeAffinitySchedulingStrategy(cluster.get_runtime_context().get_node_id(), soft=False)
+        # On this machine: no other one's end is its own.
+        self.queue: Any = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self._on_row = on_row
         self._on_validation = on_validation
         self._ending = threading.Event()
@@ -46,7 +53,5 @@ class Feed:
             last = self._ending.wait(POLL_S)
             for _ in range(self.queue.qsize()):
                 entry = self.queue.get_nowait()
-                if isinstance(entry, Validation):
-                    self._on_validation(entry)
-                else:
-                    self._on_row(entry)
+                for call in self._on_validation if isinstance(entry, Validation) else self._on_row:
+                    call(entry)

@@ -164,13 +164,22 @@ def read_sizes(model: ModelConfig) -> Sizes:
 
 
 def estimate_memory(
-    sizes: Sizes, config: TrainingConfig, latent_shape: tuple[int, int, int, int], *, gpu: bool
+    sizes: Sizes,
+    config: TrainingConfig,
+    latent_shape: tuple[int, int, int, int],
+    *,
+    gpu: bool,
+    workers: int | None = None,
 ) -> Memory:
-    """What each of ``config.workers`` needs for batches of latents T C h w; with ``offload`` what waits in main memory.
+    """What each worker needs for batches of latents T C h w; with ``offload`` what waits in main memory.
 
     The tables that are read and what ``torch.compile`` saves are left out.
+
+    Args:
+        workers: among whom states are shared, where they are not all of ``config.workers``: fewer of them compute as
+            many samples at once, more often.
     """
-    states = _states(sizes, config)
+    states = _states(sizes, config, workers or config.workers)
     samples = config.batch_size // (config.workers * config.accumulate)
     activations = activation_bytes(sizes, config, latent_shape, samples)
     buffers = _buffers(sizes, config, gpu=gpu)
@@ -220,10 +229,10 @@ def _kept_by_adapters(sizes: Sizes, config: TrainingConfig) -> float:
     return units + len(first) * config.lora.rank / sizes.width
 
 
-def _states(sizes: Sizes, config: TrainingConfig) -> Memory:
+def _states(sizes: Sizes, config: TrainingConfig, workers: int) -> Memory:
     """Weights, gradients and optimiser; in ``activations`` the copies of gradients at the end of a step, in ``host``
     what offloading keeps in main memory."""
-    item, stage, workers = _ITEM[config.precision], config.zero_stage, config.workers
+    item, stage = _ITEM[config.precision], config.zero_stage
     trained, adapters = sizes.trained(config), sizes.adapters(config)
     own = math.ceil(trained / workers)
     weights = item * (sizes.weights + adapters)

@@ -94,16 +94,8 @@ def train(
         logger.info("training on %d clips, %d steps of %d", prepared.clips, config.steps, config.batch_size)
         gpu = check_cluster(prepared, model, config)
         with open_loggers(config.logging, out, run.model_dump(mode="json")) as loggers:
-
-            def show(row: Row) -> None:
-                (on_metrics or partial(_log, config.steps))(row)
-                loggers.log(row)
-
-            def show_validation(validation: Validation) -> None:
-                _log_validation(validation)
-                loggers.log_validation(validation)
-
-            with Feed(show, show_validation) as feed:
+            show = on_metrics or partial(_log, config.steps)
+            with Feed([show, loggers.log], [_log_validation, loggers.log_validation]) as feed:
                 validator = None
                 if generation is not None and config.validation.every:
                     validator = Validator(model, config, generation, out, scorer, feed.queue)
@@ -130,9 +122,11 @@ def _log(steps: int, row: Row) -> None:
 
 
 def _log_validation(validation: Validation) -> None:
-    score = "" if validation.score is None else f"  score {validation.score:.3f}"
-    videos = f"{validation.made} of {len(validation.samples)} videos"
-    logger.info("validated step %d%s  %s  %.0f s", validation.step, score, videos, validation.seconds)
+    if validation.made:
+        score = "" if validation.score is None else f"  score {validation.score:.3f}"
+        logger.info(
+            "validated step %d%s  %d videos  %.0f s", validation.step, score, validation.made, validation.seconds
+        )
     for reason in validation.reasons:
         logger.warning("validation of step %d: %s", validation.step, reason)
 

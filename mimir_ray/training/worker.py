@@ -3,9 +3,10 @@
 import logging
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import ray.train
 import ray.train.torch
@@ -26,6 +27,8 @@ from mimir_ray.training.state import Progress
 from mimir_ray.training.tables import TrainingData
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,14 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(1)
-    problem, start, batches = None, None, None
     try:
-        start, batches = _prepare(job, rank, world)
+        start, batches = _together(lambda: _prepare(job, rank, world))
+        engine = Engine(start.module, job.config, device)
+        done = _together(lambda: _resume(engine))
+        if done.step < job.config.steps:
+            _together(lambda: batches.batch(done.step))  # the first one proves that the tables fit the model
     except UserError as error:
-        problem = str(error)
-    problems: list[str | None] = [None] * world
-    dist.all_gather_object(problems, problem)
-    if found := [text for text in problems if text is not None]:
-        return {"problem": found[0]}
-    assert start is not None
-    assert batches is not None
-    engine = Engine(start.module, job.config, device)
-    done = _resume(engine)
+        return {"problem": str(error)}
     metrics = MetricsFile(join(job.out, METRICS), done.step) if rank == 0 else None
 
     def record(row: Row) -> None:
@@ -106,9 +104,9 @@ def _validation(step: int, config: TrainingConfig) -> Any:
 
 
 def _prepare(job: Job, rank: int, world: int) -> tuple[Start, Batches]:
-    """Raises UserError where the checkpoint or the tables are not usable; the first batch proves that they fit."""
+    """Raises UserError where the starting checkpoint or the tables are not usable."""
     start = load_start(job.model, job.config)
-    batches = Batches(
+    return start, Batches(
         job.data,
         job.config,
         scaling_factor=start.scaling_factor,
@@ -117,8 +115,21 @@ def _prepare(job: Job, rank: int, world: int) -> tuple[Start, Batches]:
         rank=rank,
         world=world,
     )
-    batches.batch(0)
-    return start, batches
+
+
+def _together(work: Callable[[], T]) -> T:
+    """What ``work`` returns; a UserError of any worker is raised on all of them, so that none waits for another."""
+    problem, value = None, None
+    try:
+        value = work()
+    except UserError as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    for found in problems:
+        if found is not None:
+            raise UserError(found)
+    return cast(T, value)
 
 
 def _resume(engine: Engine) -> Progress:

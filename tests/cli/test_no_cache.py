@@ -36,6 +36,7 @@ def assignments(root: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_without_cache_is_the_run_from_tables(tmp_path: Path) -> None:
     data, changed = curated(tmp_path / "data"), assignments(tmp_path)
     options = [part for assignment in changed for part in ("--set", assignment)]

@@ -1,16 +1,15 @@
 """What a user sees of Ray's own log."""
 
+import importlib
 import io
 import logging
 from typing import Any
 
-import pytest
-
 from mimir_ray.cli import ray_cluster
 
 
-def test_ray_says_what_goes_wrong_and_not_what_goes_well(monkeypatch: pytest.MonkeyPatch) -> None:
-
+def test_ray_says_what_goes_wrong_and_not_what_goes_well() -> None:
+    importlib.import_module("ray.data")
     shown = io.StringIO()
     data, serve = logging.getLogger("ray.data"), logging.getLogger("ray.serve")
     before: list[Any] = [serve.filters[:], *((handler, handler.level) for handler in data.handlers)]
@@ -19,6 +18,8 @@ def test_ray_says_what_goes_wrong_and_not_what_goes_well(monkeypatch: pytest.Mon
     serve.addHandler(terminal)
     try:
         ray_cluster._keep_notes_off_the_terminal()
+        kinds = ((handler, isinstance(handler, logging.StreamHandler)) for handler in data.handlers)
+        levels = [handler.level for handler, prints in kinds if prints and handler is not terminal]
         for logger in (data.getChild("_internal.execution"), serve):
             logger.info("%s is fine", logger.name)
             logger.warning("%s lacks a GPU", logger.name)
@@ -29,4 +30,5 @@ def test_ray_says_what_goes_wrong_and_not_what_goes_well(monkeypatch: pytest.Mon
             handler.setLevel(level)
         data.removeHandler(terminal)
         serve.removeHandler(terminal)
+    assert levels == [logging.WARNING], "Ray's own handler is there, and is the one that is turned down"
     assert shown.getvalue() == "ray.data._internal.execution lacks a GPU\nray.serve lacks a GPU\n"

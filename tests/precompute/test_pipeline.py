@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mimir_ray.config import UserError, override
 from mimir_ray.model.config import FuserConfig, ModelConfig
-from mimir_ray.precompute import precompute, render
+from mimir_ray.precompute import encode_in_memory, precompute, render
 from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.rows import survey
@@ -325,8 +325,9 @@ def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model
         precompute(str(tmp_path / "nothing"), model, CONFIG)
     with pytest.raises(UserError, match="num_frames=13"):
         precompute(str(finished), model, CONFIG.model_copy(update={"num_frames": 13}))
-    with pytest.raises(UserError, match="height=40 must be a positive multiple of 16"):
-        precompute(str(finished), model, override(CONFIG, ["buckets=[{num_frames: 9, height: 40, width: 64}]"]))
+    for encode in (precompute, encode_in_memory):
+        with pytest.raises(UserError, match="height=40 must be a positive multiple of 16"):
+            encode(str(finished), model, override(CONFIG, ["buckets=[{num_frames: 9, height: 40, width: 64}]"]))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no vae/config\.json"):
         precompute(str(finished), model.model_copy(update={"base": str(tmp_path / "empty")}), CONFIG)

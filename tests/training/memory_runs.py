@@ -66,7 +66,9 @@ def batch() -> Batch:
         instruction=torch.randn(1, 4, LLM_DIM),
     )
     latents = torch.randn(1, 3, 16, 8, 8)
-    return Batch(("clip",), latents, torch.randn_like(latents), torch.tensor([500]), torch.ones(1), tokens)
+    return Batch(
+        ("clip",), latents, torch.randn_like(latents), torch.tensor([500]), torch.ones(1), torch.ones(1), tokens
+    )
 
 
 def alive() -> dict[int, int]:

@@ -78,8 +78,17 @@ def test_a_run_that_barely_fits_is_warned_of(recipe: Recipe, caplog: pytest.LogC
 
 
 def test_main_memory_into_which_every_worker_reads_the_checkpoint_is_looked_at(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match=r"training.workers=16 need about \d+\.\d GiB of main memory each, and the"):
+    with pytest.raises(UserError, match=r"16 training workers need about \d+\.\d GiB of main memory each, and the"):
         check(recipe, [machine(memory_gib=100), machine(memory_gib=100)])
+
+
+def test_a_run_that_begins_with_fewer_workers_shares_its_states_among_those(recipe: Recipe) -> None:
+    whole = check(recipe, [machine(), machine()])
+    fewer = check(recipe, [machine(4)], min_workers=2)
+    assert fewer.optimizer == pytest.approx(4 * whole.optimizer)
+    assert fewer.activations == whole.activations
+    with pytest.raises(UserError, match="each of its 2 GPUs"):
+        check(recipe, [Node(1000 * GIB, 64, 2, "card", 60 * GIB)], min_workers=2)
 
 
 def test_a_gpu_of_unknown_size_limits_nothing(recipe: Recipe) -> None:

@@ -1,5 +1,6 @@
 """The whole stage on Ray Train: killed workers, a run that failed and goes on, a finished one, and its export."""
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -18,9 +19,11 @@ from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.storage import read_json
 from mimir_ray.training import TrainingSummary, train
 from mimir_ray.training.metrics import read_metrics
-from tests.training.runs import STEPS, WORLD, World, config, outcome
+from tests.training.runs import COMBINATIONS, MIDDLE, SHORT, STEPS, WORLD, World, config, outcome
 from tests.training.tables import write_tables
 from tests.training.test_engine import assert_identical
+
+logger = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
 
@@ -72,6 +75,28 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_it_had_lived(
     rows = read_metrics(f"{out}/metrics.jsonl")
     assert [row["loss"] for row in rows] == runs[0]["whole"].losses
     assert_identical(outcome(rows, Path(out, "checkpoints", f"step-{STEPS:08d}"), config()), runs[0]["whole"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "precision"), COMBINATIONS)
+def test_a_killed_worker_changes_nothing_under_any_stage_and_precision(
+    stage: int, precision: str, world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
+) -> None:
+    made = config(zero_stage=stage, precision=precision, max_failures=1)
+    whole = str(tmp_path / "whole")
+    train(world.data, whole, world.model, made)
+    out, kill = str(tmp_path / "killed"), KillOnce(at_step=MIDDLE + 1)
+    assert train(world.data, out, world.model, made, on_metrics=kill).resumed_from >= MIDDLE
+    assert kill.done
+    left, right = (
+        outcome(read_metrics(f"{run}/metrics.jsonl"), Path(run, "checkpoints", f"step-{STEPS:08d}"), made)
+        for run in (whole, out)
+    )
+    for step, (uninterrupted, resumed) in enumerate(zip(left.losses, right.losses, strict=True), start=1):
+        logger.info("ZeRO %d %s step %d: %r uninterrupted, %r resumed", stage, precision, step, uninterrupted, resumed)
+    assert left.losses == right.losses
+    assert left.losses[:SHORT] == runs[0][f"stage{stage} {precision}"].losses
+    assert_identical(right, left)
 
 
 def test_killed_and_continued_equals_uninterrupted(
