@@ -6,6 +6,7 @@ model's branch samples itself; what is around it is the real thing.
 
 import json
 import shutil
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mimir_ray.precompute.asking import Tell, ask
 from mimir_ray.precompute.components import load_llm, load_llm_reader
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Table
-from mimir_ray.vllm import Engine, EngineConfig, to_ray
+from mimir_ray.vllm import Engine, EngineConfig, engine_around, ray_processor, to_ray
 from tests.precompute.test_pipeline import SHARDS, commit
 from tests.precompute.world import CONFIG, curated, rows_of, tiny_model
 
@@ -74,6 +75,10 @@ def never(config: EngineConfig) -> Engine:
 
 def logged(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def _about(text: str, instructions: Sequence[str]) -> list[str]:
+    return [instruction.format(prompt=text) for instruction in instructions]
 
 
 def answered_here(data: Path, model: ModelConfig, config: Any, shard: str) -> list[dict[str, Any]]:
@@ -192,6 +197,25 @@ def test_lost_answers_leave_their_shards_pending_and_only_these_are_asked_about_
     assert len(logged(log)) == 5 * (CONFIG.answers + 4)
 
 
+def test_rays_own_engine_stage_takes_the_rows(sampled: Path, model: ModelConfig, tmp_path: Path) -> None:
+    from tests.standin_vllm import END, on_stand_in
+
+    def stand_in(config: EngineConfig) -> Engine:
+        return lambda dataset: engine_around(on_stand_in(ray_processor(config)))(dataset)
+
+    data = copy_of(sampled, tmp_path, "llm_tokens")
+    precompute(str(data), model, TO_VLLM, engine=stand_in)
+    tokenizer, instructions = AutoTokenizer.from_pretrained(model.llm), model.language.instructions
+    rows = {row["text"]: row for row in rows_of(data, "answers") if row["status"] == "ok"}
+    assert YELLOW in rows
+    for text, row in rows.items():
+        backwards = [[*query_ids(tokenizer, asked)[:-6:-1], END] for asked in (text, *_about(text, instructions))]
+        assert [answer["token_ids"] for answer in row["sampled"]] == backwards[:1] * CONFIG.answers
+        assert row["instructions"] == backwards[1:]
+    statuses = [row["status"] for row in rows_of(data, "llm_tokens")]
+    assert statuses == [row["status"] for row in rows_of(sampled, "llm_tokens")]
+
+
 def test_a_missing_vllm_is_told_before_anything_runs(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path, "answers", "llm_tokens")
     with pytest.raises(UserError, match=r"pip install 'mimir-ray\[vllm\]'.*engine=transformers"):
@@ -211,7 +235,7 @@ def test_a_new_caption_is_asked_about_alone(asked: Path, model: ModelConfig, tmp
     before = rows_of(data, "llm_tokens")
     assert {row["asked"] for row in answered_here(data, model, TO_VLLM, "shard-1")} == {
         YELLOW,
-        *(instruction.format(prompt=YELLOW) for instruction in model.language.instructions),
+        *_about(YELLOW, model.language.instructions),
     }
     assert [row["text"] for row in rows_of(data, "llm_tokens") if row not in before] == [YELLOW]
 
