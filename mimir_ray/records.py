@@ -170,6 +170,13 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("width", _INT),
         ("dtype", _TEXT),
     ),
+    "answers": _table(
+        "clip_id",
+        ("kind", _TEXT),
+        ("text", _TEXT),
+        ("sampled", pa.list_(pa.struct([("seed", pa.int64()), ("token_ids", _INTS)]))),
+        ("instructions", pa.list_(_INTS)),
+    ),
     "llm_tokens": _table(
         "clip_id",
         ("kind", _TEXT),

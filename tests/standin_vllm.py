@@ -32,6 +32,7 @@ class SamplingParams:
         top_p: float = 1.0,
         seed: int | None = None,
         logprobs: int | None = None,
+        stop_token_ids: list[int] | None = None,
         structured_outputs: Any = None,
     ) -> None:
         self.max_tokens, self.seed, self.logprobs = max_tokens, seed, logprobs

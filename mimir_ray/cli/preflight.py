@@ -33,6 +33,8 @@ def check_tables(data: str, model: ModelConfig, config: PrecomputeConfig) -> Non
 
     trained_on = _trained_on(model.base)
     for name, key in table_keys(model, config).items():
+        if name == "answers":  # not read by training; all that decides it decides llm_tokens
+            continue
         manifest = Table(join(data, name)).manifest()
         if manifest is not None:
             same = trained_on.get(name) == manifest.fingerprint

@@ -3,7 +3,6 @@
 Shapes: ``B`` prompts, ``N`` T5 tokens, ``L`` LLM tokens, ``D`` and ``E`` the widths of T5 and of the LLM.
 """
 
-import hashlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mimir_ray.config import UserError
 from mimir_ray.model.config import SEMANTIC_TOKENS, LanguageConfig
+from mimir_ray.model.questions import (
+    Question,
+    check_context,
+    generator_seed,
+    instruction_questions,
+    prompt_question,
+    query_ids,
+    stop_ids,
+)
 from mimir_ray.model.tokens import TextTokens
 
 __all__ = ["LLMBranch", "T5Branch", "TextTokens"]
@@ -57,18 +64,16 @@ class LLMBranch:
         self.tokenizer = tokenizer
         self.model = model
         self.config = LanguageConfig() if config is None else config
-        self.stop_ids = stop_ids(tokenizer, model)
+        self.stop_ids = stop_ids(tokenizer, model.generation_config)
         accepted = inspect.signature(model.forward).parameters
         self._positions = "position_ids" in accepted
         self._last_logits: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def encode(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Query states (Lq E), answer states (La E) of each prompt and instruction tokens (B 4 E), in one batch."""
-        asked = self._asked(prompts)
-        texts = [self.config.question.replace("{prompt}", prompt) for prompt in prompts] + asked
-        row_seeds = list(seeds) + self._asked_seeds(seeds)
-        answers = self._answer_texts(texts, row_seeds, self.config.temperature, self.config.max_new_tokens)
-        queries, states = self._states_texts(texts, answers)
+        questions = self._prompt_questions(prompts, seeds) + self._instruction_questions(prompts, seeds)
+        answers = self._answer(questions, self.config.temperature, self.config.max_new_tokens)
+        queries, states = self._states([text for text, _ in questions], answers)
         return queries[: len(prompts)], states[: len(prompts)], self._pool(states[len(prompts) :], len(prompts))
 
     def answer(
@@ -84,44 +89,48 @@ class LLMBranch:
             UserError: a question and its answer do not fit the LLM's context.
         """
         temperature = self.config.temperature if temperature is None else temperature
-        texts = [self.config.question.replace("{prompt}", prompt) for prompt in prompts]
-        return self._answer_texts(texts, seeds, temperature, max_new_tokens or self.config.max_new_tokens)
+        questions = self._prompt_questions(prompts, seeds)
+        return self._answer(questions, temperature, max_new_tokens or self.config.max_new_tokens)
 
     def states(self, prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Tensor]]:
         """Query states (Lq E) and answer states (La E) of each prompt from one teacher-forced pass.
 
         The query is the prompt in the LLM's chat format, template tokens included: the model attends to all of them.
         """
-        return self._states_texts([self.config.question.replace("{prompt}", prompt) for prompt in prompts], answers)
+        return self._states([self.config.question.replace("{prompt}", prompt) for prompt in prompts], answers)
 
     def instructions(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Instruction tokens e_i, B 4 E: each instruction's answer pooled to one token."""
-        texts = self._asked(prompts)
-        config = self.config
-        answers = self._answer_texts(texts, self._asked_seeds(seeds), config.temperature, config.max_new_tokens)
-        return self._pool(self._states_texts(texts, answers)[1], len(prompts))
+        return self.instruction_states(prompts, self.instruction_answers(prompts, seeds))
+
+    def instruction_answers(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[list[int]]:
+        """Token ids of the answers to the instructions: four of each prompt, one prompt after another, or four in all
+        where the instructions do not depend on the prompt. Raises UserError as ``answer`` does."""
+        questions = self._instruction_questions(prompts, seeds)
+        return self._answer(questions, self.config.temperature, self.config.max_new_tokens)
+
+    def instruction_states(self, prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> Tensor:
+        """Instruction tokens e_i, B 4 E, of answers such as ``instruction_answers`` gives, from one teacher-forced
+        pass."""
+        questions = self._instruction_questions(prompts, [0] * len(prompts))
+        return self._pool(self._states([text for text, _ in questions], answers)[1], len(prompts))
 
     def query_ids(self, text: str) -> list[int]:
         """``text`` as the user's turn, in the tokenizer's chat format where it has one, up to the answer."""
-        if not self.tokenizer.chat_template:
-            return list(self.tokenizer(text).input_ids)
-        turn = [{"role": "user", "content": text}]
-        return list(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"])
+        return query_ids(self.tokenizer, text)
 
     def decode(self, answer: Sequence[int]) -> str:
         """An answer's text without special tokens."""
         return str(self.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
 
-    def _asked(self, prompts: Sequence[str]) -> list[str]:
-        """The instructions to answer: four for each prompt, or four in all where they do not depend on the prompt."""
-        if self.config.instruction_scope == "global":
-            return [text.replace("{prompt}", "").rstrip(" :") for text in self.config.instructions]
-        return [text.replace("{prompt}", prompt) for prompt in prompts for text in self.config.instructions]
+    def _prompt_questions(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Question]:
+        return [prompt_question(self.config, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
 
-    def _asked_seeds(self, seeds: Sequence[int]) -> list[int]:
+    def _instruction_questions(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Question]:
         if self.config.instruction_scope == "global":
-            return [0] * SEMANTIC_TOKENS
-        return [seed for seed in seeds for _ in range(SEMANTIC_TOKENS)]
+            return instruction_questions(self.config, "", 0)
+        asked = zip(prompts, seeds, strict=True)
+        return [question for prompt, seed in asked for question in instruction_questions(self.config, prompt, seed)]
 
     def _pool(self, answers: Sequence[Tensor], batch: int) -> Tensor:
         last = self.config.instruction_pooling == "last"
@@ -129,18 +138,17 @@ class LLMBranch:
         return pooled.view(-1, SEMANTIC_TOKENS, pooled.shape[-1]).expand(batch, -1, -1)
 
     @torch.inference_mode()
-    def _answer_texts(
-        self, texts: Sequence[str], seeds: Sequence[int], temperature: float, max_new_tokens: int
-    ) -> list[list[int]]:
-        queries = [self.query_ids(text) for text in texts]
-        self._check_context(queries, max_new_tokens)
+    def _answer(self, questions: Sequence[Question], temperature: float, max_new_tokens: int) -> list[list[int]]:
+        queries = [self.query_ids(text) for text, _ in questions]
+        longest = max(len(query) for query in queries)
+        check_context(longest, max_new_tokens, getattr(self.model.config, "max_position_embeddings", None))
         device = self.model.device
         ids, mask = _pad(queries, device, left=True)
-        draws = torch.stack([uniforms(seed, text, max_new_tokens) for seed, text in zip(seeds, texts, strict=True)])
+        draws = torch.stack([uniforms(seed, text, max_new_tokens) for text, seed in questions])
         draws = draws.to(device)
         stop = torch.tensor(self.stop_ids, device=device)
-        running = torch.ones(len(texts), dtype=torch.bool, device=device)
-        lengths = torch.zeros(len(texts), dtype=torch.long, device=device)
+        running = torch.ones(len(questions), dtype=torch.bool, device=device)
+        lengths = torch.zeros(len(questions), dtype=torch.long, device=device)
         chosen: list[Tensor] = []
         cache = None
         for step in range(max_new_tokens):
@@ -161,14 +169,12 @@ class LLMBranch:
             if not running.any():
                 break
             ids = token[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(texts), 1)], dim=1)
+            mask = torch.cat([mask, mask.new_ones(len(questions), 1)], dim=1)
         tokens = torch.stack(chosen, dim=1).tolist()
         return [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
 
     @torch.no_grad()
-    def _states_texts(
-        self, texts: Sequence[str], answers: Sequence[Sequence[int]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _states(self, texts: Sequence[str], answers: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Tensor]]:
         queries = [self.query_ids(text) for text in texts]
         rows = [[*query, *answer] for query, answer in zip(queries, answers, strict=True)]
         ids, mask = _pad(rows, self.model.device, left=False)
@@ -178,29 +184,10 @@ class LLMBranch:
         answer_states = [hidden[i, len(query) : len(rows[i])] for i, query in enumerate(queries)]
         return query_states, answer_states
 
-    def _check_context(self, queries: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max(len(query) for query in queries)
-        if limit is not None and longest + max_new_tokens > limit:
-            raise UserError(
-                f"a question of {longest} tokens and an answer of up to {max_new_tokens} exceed the language model's "
-                f"context of {limit} tokens: shorten the prompt or lower language.max_new_tokens"
-            )
-
-
-def stop_ids(tokenizer: Any, model: Any) -> list[int]:
-    """End tokens of the model's generation config and of the tokenizer."""
-    found: set[int] = set()
-    for ids in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
-        if ids is not None:
-            found.update(ids if isinstance(ids, list | tuple) else [ids])
-    return sorted(found)
-
 
 def uniforms(seed: int, text: str, count: int) -> Tensor:
     """The uniform numbers of one row. A shorter answer uses a prefix of a longer one's."""
-    digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
-    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    generator = torch.Generator("cpu").manual_seed(generator_seed(seed, text))
     return torch.rand(count, generator=generator, dtype=torch.float64)
 
 

@@ -6,25 +6,24 @@ Only names and counts pass between them. Of a shard that is committed already on
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from mimir_ray.model.config import ModelConfig
+from mimir_ray.precompute.answers import keyed_captions, stored_answers
 from mimir_ray.precompute.components import load_llm, load_t5, load_vae
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.encode import Row, latent_rows, llm_rows, t5_rows
-from mimir_ray.precompute.inputs import Caption, ok_captions, ok_clips
-from mimir_ray.precompute.rows import Key, carried_rows, kept_rows
-from mimir_ray.records import SCHEMAS, Clip
+from mimir_ray.precompute.inputs import Caption, ok_clips
+from mimir_ray.precompute.rows import In, Key, complete
+from mimir_ray.records import Clip
 from mimir_ray.storage import Table, join, local_copy
 from mimir_ray.video import read_frames
 
 Facts = dict[str, Any]
 """A shard's name, which of its tables are to be made, and what was done."""
-In = TypeVar("In")
 
 
 class LatentEncoder:
@@ -58,29 +57,29 @@ class T5Encoder:
         self.branch = load_t5(model, config.t5_tokens.num_gpus)
 
     def __call__(self, facts: Facts) -> Facts:
-        return _complete(self.table, facts, partial(_captions, self.data), self.encode, self.upstream)
+        return _complete(self.table, facts, partial(keyed_captions, self.data), self.encode, self.upstream)
 
     def encode(self, captions: Sequence[Caption]) -> list[Row]:
         return t5_rows(captions, self.branch, self.config)
 
 
 class LLMEncoder:
-    """`captions` -> `llm_tokens`."""
+    """`captions`, and `answers` where an engine wrote them, -> `llm_tokens`."""
 
     def __init__(self, data: str, model: ModelConfig, config: PrecomputeConfig) -> None:
         self.data, self.config = data, config
-        self.table, self.upstream = Table(join(data, "llm_tokens")), Table(join(data, "t5_tokens"))
+        self.table = Table(join(data, "llm_tokens"))
+        self.answered = None if config.engine == "transformers" else Table(join(data, "answers"))
         self.branch = load_llm(model, config.llm_tokens.num_gpus)
 
     def __call__(self, facts: Facts) -> Facts:
-        return _complete(self.table, facts, partial(_captions, self.data), self.encode, self.upstream)
+        encode = partial(self.encode, facts["shard"])
+        upstream = self.answered or Table(join(self.data, "t5_tokens"))
+        return _complete(self.table, facts, partial(keyed_captions, self.data), encode, upstream)
 
-    def encode(self, captions: Sequence[Caption]) -> list[Row]:
-        return llm_rows(captions, self.branch, self.config)
-
-
-def _captions(data: str, shard: str) -> list[tuple[Key, Caption]]:
-    return [(tuple(caption.values()), caption) for caption in ok_captions(data, shard)]
+    def encode(self, shard: str, captions: Sequence[Caption]) -> list[Row]:
+        given = None if self.answered is None else stored_answers(self.answered, shard)
+        return llm_rows(captions, self.branch, self.config, given)
 
 
 def _complete(
@@ -90,18 +89,8 @@ def _complete(
     encode: Callable[[Sequence[In]], list[Row]],
     upstream: Table | None = None,
 ) -> Facts:
-    """Commit the shard where the driver found it pending: the rows that stay, those that ``upstream`` could not encode,
-    and the rest encoded, in the order of the inputs. Adds what was done."""
+    """Complete the shard where the driver found it pending. Adds what was done."""
     encoded, began_s = 0, time.perf_counter()
     if facts[table.name]:
-        shard = facts["shard"]
-        wanted = inputs(shard)
-        there = kept_rows(table, shard)
-        missing = [key for key, _ in wanted if key not in there]
-        if upstream is not None:
-            there |= carried_rows(upstream, shard, table.name, missing)
-        rest = [item for key, item in wanted if key not in there]
-        fresh, encoded = iter(encode(rest)), len(rest)
-        rows = [there[key] if key in there else next(fresh) for key, _ in wanted]
-        table.commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS[table.name]))
+        encoded = complete(table, facts["shard"], inputs(facts["shard"]), encode, upstream)
     return facts | {f"{table.name}_encoded": encoded, f"{table.name}_busy_s": time.perf_counter() - began_s}

@@ -1,6 +1,7 @@
 """The parts of a checkpoint that precompute needs, each alone: an actor loads one encoder, never the whole pipeline."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,6 +121,31 @@ def load_t5(model: ModelConfig, num_gpus: float) -> Any:
     encoder = load(model.base, subfolder="text_encoder", revision=model.revision, dtype=getattr(torch, model.dtype))
     tokenizer = AutoTokenizer.from_pretrained(model.base, subfolder="tokenizer", revision=model.revision)
     return T5Branch(tokenizer, encoder.to(device(num_gpus)).eval(), text_length(model))
+
+
+@dataclass(frozen=True)
+class LLMReader:
+    """How the language model is asked, without its weights."""
+
+    tokenizer: Any
+    stop_ids: list[int]
+    context: int | None
+    """Tokens of a question and its answer together; None is no limit."""
+
+
+def load_llm_reader(model: ModelConfig) -> LLMReader:
+    """What `load_llm` reads of the checkpoint to ask a question."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from mimir_ray.model.questions import stop_ids
+
+    config = AutoConfig.from_pretrained(model.llm, revision=model.llm_revision)
+    try:
+        generation = GenerationConfig.from_pretrained(model.llm, revision=model.llm_revision)
+    except OSError:  # a checkpoint without that file
+        generation = GenerationConfig.from_model_config(config)
+    tokenizer = AutoTokenizer.from_pretrained(model.llm, revision=model.llm_revision)
+    return LLMReader(tokenizer, stop_ids(tokenizer, generation), getattr(config, "max_position_embeddings", None))
 
 
 def load_llm(model: ModelConfig, num_gpus: float) -> Any:

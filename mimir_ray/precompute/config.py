@@ -1,12 +1,13 @@
 """What `mimir precompute` can be told. Imports neither torch nor ray."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from mimir_ray.config import Config
 from mimir_ray.dataflow import ActorPool
 from mimir_ray.records import StateDtype
+from mimir_ray.vllm import VllmPool
 
 
 class Size(Config):
@@ -39,6 +40,9 @@ class PrecomputeConfig(Config):
     answers: int = Field(1, ge=1)
     """Sampled LLM answers kept per caption (K): answer k is the one the pipeline gives with the seed ``seed + k``."""
     seed: int = Field(0, ge=0, lt=2**31)
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What writes the answers. ``transformers`` runs on any machine; ``vllm`` writes many at once on GPUs of its own,
+    and needs the extra `vllm`. States are made by transformers from either's token ids."""
 
     vae_tiling: bool = False
     """Encode frames in overlapping tiles of half the VAE's own size: less memory and, at the seams, other latents."""
@@ -51,6 +55,8 @@ class PrecomputeConfig(Config):
     latents: ActorPool = ActorPool(batch=8)
     t5_tokens: ActorPool = ActorPool(batch=64)
     llm_tokens: ActorPool = ActorPool(batch=64)
+    vllm: VllmPool = VllmPool()
+    """Where ``engine`` is vllm: it writes the answers, and the actors of ``llm_tokens`` read them."""
 
     failed_shards: int = Field(3, ge=0)
     """A shard is given up when its actor failed on it. The others go on until more than this many were given up."""

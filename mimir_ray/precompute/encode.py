@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from mimir_ray.config import UserError
+from mimir_ray.model.config import SEMANTIC_TOKENS
 from mimir_ray.model.latents import encode_moments
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
+from mimir_ray.precompute.answers import Answers
 from mimir_ray.precompute.config import PrecomputeConfig, Size
 from mimir_ray.precompute.frames import TooShort, choose_size, fit_frames
 from mimir_ray.records import Clip, StateDtype, pack_array
@@ -85,20 +87,28 @@ def t5_rows(captions: Sequence[Mapping[str, str]], branch: T5Branch, config: Pre
     return _text_rows(captions, encode, config.t5_tokens.batch, config)
 
 
-def llm_rows(captions: Sequence[Mapping[str, str]], branch: LLMBranch, config: PrecomputeConfig) -> list[Row]:
-    """Query states once, K sampled answers (seeds ``seed`` .. ``seed + K - 1``) with states, and instruction tokens.
+def llm_rows(
+    captions: Sequence[Mapping[str, str]],
+    branch: LLMBranch,
+    config: PrecomputeConfig,
+    given: Mapping[str, Answers] | None = None,
+) -> list[Row]:
+    """Query states once, K answers (seeds ``seed`` .. ``seed + K - 1``) with states, and instruction tokens.
 
-    The instruction tokens are those of the first seed: the row holds what ``MimirPipeline.encode_prompt`` gives for it.
+    The answers to each text are ``given``, or sampled here. The instruction tokens are those of the first seed: the
+    row holds what ``MimirPipeline.encode_prompt`` gives for it.
     """
 
     def encode(texts: Sequence[str]) -> list[Row]:
         rows: list[Row] = []
+        known = _sampled(texts, branch, config) if given is None else [given[text] for text in texts]
         for k in range(config.answers):
             seed = config.seed + k
-            token_ids = branch.answer(texts, [seed] * len(texts))
+            token_ids = [answers.sampled[k] for answers in known]
             queries, answers = branch.states(texts, token_ids)
             if k == 0:
-                instructions = branch.instructions(texts, [seed] * len(texts))
+                asked = known[:1] if branch.config.instruction_scope == "global" else known
+                instructions = branch.instruction_states(texts, [ids for one in asked for ids in one.instructions])
                 rows = [
                     {
                         "query_states": _pack(query, config.dtype),
@@ -115,6 +125,16 @@ def llm_rows(captions: Sequence[Mapping[str, str]], branch: LLMBranch, config: P
         return rows
 
     return _text_rows(captions, encode, config.llm_tokens.batch, config)
+
+
+def _sampled(texts: Sequence[str], branch: LLMBranch, config: PrecomputeConfig) -> list[Answers]:
+    seeds = [config.seed + k for k in range(config.answers)]
+    sampled = [branch.answer(texts, [seed] * len(texts)) for seed in seeds]
+    told = branch.instruction_answers(texts, seeds[:1] * len(texts))
+    fours = [told[start : start + SEMANTIC_TOKENS] for start in range(0, len(told), SEMANTIC_TOKENS)]
+    if branch.config.instruction_scope == "global":
+        fours *= len(texts)
+    return [Answers(list(ids), four) for ids, four in zip(zip(*sampled, strict=True), fours, strict=True)]
 
 
 def _text_rows(

@@ -4,6 +4,8 @@ Each table has a key of its own, so that another LLM makes `llm_tokens` stale an
 How many actors made a row, in which batch and whether slice by slice is in none of them.
 """
 
+from typing import Any, Literal
+
 from mimir_ray.config import Config
 from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.precompute.components import identity, text_length
@@ -41,9 +43,30 @@ class LLMKey(Config):
     dtype: str
 
 
+class AnswersKey(Config):
+    """What an engine is asked, how often and with which seed, and in which number format it computes."""
+
+    engine: Literal["vllm"]
+    llm: str
+    language: dict[str, Any]
+    """All but what is made of the answers."""
+    answers: int
+    seed: int
+    compute_dtype: str
+
+
+class EngineLLMKey(LLMKey):
+    """`LLMKey` where an engine wrote the answers. Without one the key has no engine, as before there were any."""
+
+    engine: Literal["vllm"]
+
+
 def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config]:
-    """Key of every table that a run with these configurations writes; no `llm_tokens` without an LLM branch."""
-    formats = {"compute_dtype": model.dtype, "dtype": config.dtype}
+    """Key of every table that a run with these configurations writes, in the order in which they are made.
+
+    There is no `llm_tokens` without an LLM branch, and no `answers` where transformers writes them.
+    """
+    formats: dict[str, Any] = {"compute_dtype": model.dtype, "dtype": config.dtype}
     keys: dict[str, Config] = {
         "latents": LatentsKey(
             vae=identity(model.base, model.revision, "vae"),
@@ -59,11 +82,13 @@ def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config
         ),
     }
     if model.llm is not None and model.fuser.decoder:
-        keys["llm_tokens"] = LLMKey(
-            llm=identity(model.llm, model.llm_revision),
-            language=model.language,
-            answers=config.answers,
-            seed=config.seed,
-            **formats,
-        )
+        llm = identity(model.llm, model.llm_revision)
+        sampling: dict[str, Any] = {"llm": llm, "answers": config.answers, "seed": config.seed}
+        if config.engine == "transformers":
+            keys["llm_tokens"] = LLMKey(language=model.language, **sampling, **formats)
+        else:
+            sampling["engine"] = config.engine
+            language = model.language.model_dump(mode="json", exclude={"instruction_pooling"})
+            keys["answers"] = AnswersKey(language=language, compute_dtype=model.dtype, **sampling)
+            keys["llm_tokens"] = EngineLLMKey(language=model.language, **sampling, **formats)
     return keys

@@ -79,12 +79,18 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
     encoded too.
 
     Raises:
-        UserError: curation is not finished, or a model cannot take the size or does not fit its GPU.
+        UserError: curation is not finished, a model cannot take the size or does not fit its GPU, or answers are to
+            come from an engine.
     """
     import ray
 
     from mimir_ray.model.latents import check_size
 
+    if config.engine != "transformers":
+        raise UserError(
+            f"precompute.engine={config.engine} writes its answers to a table, and a run without cache has none: set "
+            "precompute.engine=transformers, or run `mimir precompute` and train on its tables"
+        )
     cluster: Any = ray
     data, model = absolute(data), located(model)
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")

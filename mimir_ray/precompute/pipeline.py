@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import Config
-from mimir_ray.dataflow import map_actors, run_shards
+from mimir_ray.dataflow import map_actors, run_shards, through_engine
 from mimir_ray.model.config import ModelConfig
+from mimir_ray.precompute.asking import Tell, ask, engine_config
 from mimir_ray.precompute.components import located, read_config
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import curated_shards
@@ -16,11 +17,16 @@ from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.summary import PrecomputeSummary
 from mimir_ray.storage import Table, absolute, account, join
+from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
 
 if TYPE_CHECKING:
     import ray.data
 
 logger = logging.getLogger(__name__)
+
+_ASK_CPUS = 0.25
+"""Of a task that reads the captions of a shard for the engine: little work, which fits beside the actors on two cores.
+"""
 
 
 def precompute(
@@ -30,15 +36,19 @@ def precompute(
     *,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    engine: Callable[[EngineConfig], Engine] = vllm_engine,
 ) -> PrecomputeSummary:
-    """Write `latents`, `t5_tokens` and, where the model has an LLM, `llm_tokens` beside `clips` and `captions`.
+    """Write `latents`, `t5_tokens` and, where the model has an LLM, `llm_tokens` beside `clips` and `captions`; and
+    `answers`, where another engine than transformers writes them.
 
     Runs inside an initialised Ray. A run that was killed goes on where it was. Where curation has judged anew, rows
     that are no longer wanted go and those that are new are encoded; every other row stays. ``overwrite`` replaces the
     tables that another configuration made, and only those. ``progress`` gets the shards done and their number.
+    ``engine`` makes what writes the answers where that is not transformers.
 
     Raises:
-        UserError: curation is not finished, a table is of another configuration, or the model cannot take the size.
+        UserError: curation is not finished, a table is of another configuration, the model cannot take the size, or
+            the engine is needed and not there.
         RuntimeError: shards that could not be encoded, by name; running again tries them again.
     """
     from mimir_ray.model.latents import check_size
@@ -57,10 +67,10 @@ def precompute(
     rows: dict[str, int] = dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
     if todo := sorted(set().union(*pending.values())):
+        dataset, before = plan(data, model, config, pending, engine), len(shards) - len(todo)
         for name in filter(pending.get, pending):
             tables[name].reopen()
-        before = len(shards) - len(todo)
-        for facts in run_shards(plan(data, model, config, pending), "precompute", before, len(shards), progress):
+        for facts in run_shards(dataset, "precompute", before, len(shards), progress):
             for name in tables:
                 rows[name] += int(facts.get(f"{name}_encoded", 0))
                 busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
@@ -80,10 +90,18 @@ def precompute(
     )
 
 
-def plan(data: str, model: ModelConfig, config: PrecomputeConfig, pending: dict[str, list[str]]) -> "ray.data.Dataset":
+def plan(
+    data: str,
+    model: ModelConfig,
+    config: PrecomputeConfig,
+    pending: dict[str, list[str]],
+    engine: Callable[[EngineConfig], Engine] = vllm_engine,
+) -> "ray.data.Dataset":
     """The whole pipeline: shard names -> VAE -> T5 -> LLM, each stage one pool of actors that hold one encoder each.
+    Where an engine writes the answers, it stands before the LLM.
 
-    A stage none of whose shards is pending is left out, with its model.
+    A stage none of whose shards is pending is left out, with its model. Raises UserError for an engine that is needed
+    and not there.
     """
     import ray.data
 
@@ -97,7 +115,13 @@ def plan(data: str, model: ModelConfig, config: PrecomputeConfig, pending: dict[
     )
     encoders: dict[str, Any] = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
     for table in pending:  # 1 shard name in, 1 shard name with counts out; the rows go to files
-        if todo[table]:
+        if not todo[table]:
+            continue
+        if table == "answers":  # 1 shard -> its questions -> 1 shard
+            asking, telling = partial(ask, data=data, model=model, config=config), partial(Tell, data, model, config)
+            made = engine(engine_config(model, config))
+            dataset = through_engine(dataset, table, made, asking, telling, num_cpus=_ASK_CPUS, max_retries=3)
+        else:
             load = partial(encoders[table], data, model, config)
             dataset = map_actors(dataset, encoders[table].__name__, load, **getattr(config, table).reserved)
     dataset.context.max_errored_blocks = config.failed_shards

@@ -7,25 +7,32 @@ reason there is another one.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
+from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]
+In = TypeVar("In")
 
 _CAPTION = ("clip_id", "kind", "text")
-KEYS: dict[str, tuple[str, ...]] = {"latents": ("clip_id",), "t5_tokens": _CAPTION, "llm_tokens": _CAPTION}
+KEYS: dict[str, tuple[str, ...]] = {
+    "latents": ("clip_id",),
+    "t5_tokens": _CAPTION,
+    "answers": _CAPTION,
+    "llm_tokens": _CAPTION,
+}
 """What a row is for, by table, in the order in which they are made; a clip's key begins those of its captions."""
 _READERS = 16
 """Shards that the driver looks at together: on an object store it waits for each of their files."""
@@ -77,6 +84,31 @@ def _look(
             pending.append(name)
         upstream, to_carry = name, {key: _prefix(name) + reason for key, reason in reasons if reason}
     return {name: keys.total() for name, keys in wanted.items()}, pending
+
+
+def complete(
+    table: Table,
+    shard: str,
+    wanted: Sequence[tuple[Key, In]],
+    encode: Callable[[Sequence[In]], list[Row]],
+    upstream: Table | None = None,
+) -> int:
+    """Commit a shard: its settled rows, and the rest encoded, in the order of the inputs. Returns the number of these
+    last."""
+    there = settled_rows(table, shard, [key for key, _ in wanted], upstream)
+    rest = [item for key, item in wanted if key not in there]
+    fresh = iter(encode(rest))
+    rows = [there[key] if key in there else next(fresh) for key, _ in wanted]
+    table.commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS[table.name]))
+    return len(rest)
+
+
+def settled_rows(table: Table, shard: str, wanted: Sequence[Key], upstream: Table | None) -> dict[Key, Row]:
+    """The rows of a shard that need no encoding: those that stay, and those that ``upstream`` could not encode."""
+    there = kept_rows(table, shard)
+    if upstream is not None:
+        there |= carried_rows(upstream, shard, table.name, [key for key in wanted if key not in there])
+    return there
 
 
 def kept_rows(table: Table, shard: str) -> dict[Key, Row]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimir_ray.cli.preflight import check_tables
-from mimir_ray.config import Config, UserError, fingerprint
+from mimir_ray.config import Config, UserError, fingerprint, override
 from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.precompute.config import PrecomputeConfig
@@ -105,6 +105,22 @@ def test_training_goes_on_from_a_finished_model_on_the_same_tables(
     assert not caplog.records
     with pytest.raises(UserError, match="sample_fps"):
         check_tables(data, onward, CONFIG.model_copy(update={"sample_fps": 8.0}))
+
+
+def test_answers_by_an_engine_are_judged_by_the_states_made_of_them(tmp_path: Path, model: ModelConfig) -> None:
+    config = override(CONFIG, ["engine=vllm"])
+    keys = table_keys(model, config)
+    data, base = finished(tmp_path / "data", keys), shutil.copytree(model.base, tmp_path / "base")
+    llm = shutil.copytree(str(model.llm), tmp_path / "llm")
+    (llm / "model.safetensors").write_bytes((llm / "model.safetensors").read_bytes()[:-1] + b"!")
+    onward = changed(model, base=str(base), llm=str(llm))
+    with pytest.raises(UserError, match=r"llm_tokens .* llm was"):
+        check_tables(data, onward, config)
+    account = {"tables": {name: fingerprint(keys[name]) for name in ("latents", "t5_tokens", "llm_tokens")}}
+    (base / "training.json").write_text(json.dumps(account))
+    check_tables(data, onward, config)
+    with pytest.raises(UserError, match=r"llm_tokens .* engine is gone"):
+        check_tables(data, onward, CONFIG)
 
 
 def test_a_hub_id_against_a_directory_is_a_warning(

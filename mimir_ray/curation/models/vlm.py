@@ -18,7 +18,8 @@ from transformers.utils import is_torchvision_available
 from mimir_ray.config import UserError
 from mimir_ray.curation.models.config import Checkpoint, RecaptionConfig, WatermarkConfig
 from mimir_ray.curation.models.loading import Frames, images, load, numbers
-from mimir_ray.model.text_branches import choose_tokens, stop_ids, uniforms
+from mimir_ray.model.questions import stop_ids
+from mimir_ray.model.text_branches import choose_tokens, uniforms
 
 
 class Answer(NamedTuple):
@@ -49,7 +50,7 @@ class Vlm:
         self.model = load(AutoModelForImageTextToText, checkpoint)
         self.processor = load_processor(checkpoint)
         self.tokenizer = self.processor.tokenizer
-        self.stop_ids = stop_ids(self.tokenizer, self.model)
+        self.stop_ids = stop_ids(self.tokenizer, self.model.generation_config)
         # Checkpoints carry defaults such as a temperature or a repetition penalty: here only what is asked for counts.
         pad = self.tokenizer.pad_token_id
         self.model.generation_config = GenerationConfig(
