@@ -159,7 +159,12 @@ class _Told:
         self._tell = tell()
 
     def __call__(self, row: Row) -> list[Row]:
-        told = row if row.get(_REFUSAL) else self._tell(row)
+        if row.get(_REFUSAL):
+            return [row]
+        try:
+            told = self._tell(row)
+        except UserError as error:
+            return [row | {_REFUSAL: str(error)}]
         return [] if told is None else [told]
 
 

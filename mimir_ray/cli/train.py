@@ -68,6 +68,7 @@ def train(
     from mimir_ray.cli.training_line import TrainingLine
     from mimir_ray.precompute import encode_in_memory
     from mimir_ray.training import train as run
+    from mimir_ray.training.metrics import loss_text
 
     connect(address)
     source = encode_in_memory(data, configuration.model, configuration.precompute) if no_cache else None
@@ -85,7 +86,7 @@ def train(
     before = " (it had finished before)" if summary.already_finished else ""
     results.print(
         f"{summary.export}: {summary.steps} steps on {summary.clips} clips{before}, "
-        f"loss {summary.first_loss:.4f} -> {summary.last_loss:.4f}",
+        f"loss {loss_text(summary.first_loss)} -> {loss_text(summary.last_loss)}",
         markup=False,
     )
 

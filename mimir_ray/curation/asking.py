@@ -91,6 +91,8 @@ class Tell:
             return {"status": "quarantined", "reason": f"{name}: {row['error']}"[:500], "stage": name, "error": kind}
         try:
             return self._question.read(row) | {"status": "ok", "reason": ""}
+        except UserError:  # a processor that cannot be loaded is no fault of the clip
+            raise
         except Exception as error:
             return failure(name, error, row["clip_id"])
 

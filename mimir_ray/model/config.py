@@ -1,5 +1,6 @@
 """Configuration of the model: which base, which LLM, how their tokens are fused. Needs no torch."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -115,3 +116,10 @@ class ModelConfig(Config):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     fuser: FuserConfig = FuserConfig()
     language: LanguageConfig = LanguageConfig()
+
+    def located(self) -> Self:
+        """The same model with checkpoint directories as absolute paths: a worker's working directory is its own."""
+        paths = {"base": self.base, "llm": self.llm}
+        return self.model_copy(
+            update={name: str(Path(path).resolve()) for name, path in paths.items() if path and Path(path).is_dir()}
+        )

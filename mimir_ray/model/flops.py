@@ -61,12 +61,12 @@ def forward_flops(config: Mapping[str, Any], latent_shape: tuple[int, int, int, 
         latent_shape: T C h w.
         text_tokens: length of the text condition.
     """
-    frames, channels, height, width = latent_shape
+    channels = latent_shape[1]
     heads, head_dim, layers = (int(config[key]) for key in ("num_attention_heads", "attention_head_dim", "num_layers"))
     d, time = heads * head_dim, int(config["time_embed_dim"])
     patch, patch_t = int(config["patch_size"]), int(config.get("patch_size_t") or 1)
-    video_tokens = (frames // patch_t) * (height // patch) * (width // patch)
-    tokens = video_tokens + text_tokens
+    tokens = _tokens(config, latent_shape, text_tokens)
+    video_tokens = tokens - text_tokens
     volume = patch * patch * patch_t
     blocks = layers * (24 * tokens * d**2 + 4 * tokens**2 * d + 24 * time * d)
     patches = 2 * video_tokens * volume * channels * d
@@ -76,9 +76,25 @@ def forward_flops(config: Mapping[str, Any], latent_shape: tuple[int, int, int, 
     return blocks + patches + text + times + out
 
 
-def training_flops(config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], text_tokens: int) -> int:
-    """FLOPs of a sample's forward and backward pass, which is twice the forward one.
+def training_flops(
+    config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], text_tokens: int, *, frozen: bool = False
+) -> int:
+    """FLOPs of a sample's forward and backward pass, which is twice the forward one, half of it for the weights.
 
-    Activations that gradient checkpointing computes again do not count: they are a cost, not a result.
+    Where the transformer is ``frozen`` its weights need none, but attention, which has none, does; adapters on it, a
+    hundredth of the layers that they adapt, are left out. Activations that gradient checkpointing computes again do not
+    count: they are a cost, not a result.
     """
-    return 3 * forward_flops(config, latent_shape, text_tokens)
+    forward = forward_flops(config, latent_shape, text_tokens)
+    if not frozen:
+        return 3 * forward
+    width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+    attention = int(config["num_layers"]) * 4 * _tokens(config, latent_shape, text_tokens) ** 2 * width
+    return 2 * forward + attention
+
+
+def _tokens(config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], text_tokens: int) -> int:
+    """Of text, and of latents after patching."""
+    frames, _, height, width = latent_shape
+    patch, patch_t = int(config["patch_size"]), int(config.get("patch_size_t") or 1)
+    return (frames // patch_t) * (height // patch) * (width // patch) + text_tokens

@@ -34,14 +34,6 @@ def read_config(model: ModelConfig, part: str) -> SimpleNamespace:
     return SimpleNamespace(**json.loads(path.read_text()))
 
 
-def located(model: ModelConfig) -> ModelConfig:
-    """The same model with checkpoint directories as absolute paths: an actor's working directory is its own."""
-    paths = {"base": model.base, "llm": model.llm}
-    return model.model_copy(
-        update={name: str(Path(path).resolve()) for name, path in paths.items() if path and Path(path).is_dir()}
-    )
-
-
 def identity(name: str, revision: str | None, *parts: str) -> str:
     """What a cached row depends on: the content of those subfolders of a checkpoint directory (of all of it without
     ``parts``), wherever the directory lies; or the hub id with its revision."""

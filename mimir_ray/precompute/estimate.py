@@ -12,7 +12,7 @@ from typing import Any
 from mimir_ray.config import Config, UserError
 from mimir_ray.model.config import SEMANTIC_TOKENS, ModelConfig
 from mimir_ray.model.flops import GPUS, Gpu
-from mimir_ray.precompute.components import located, read_config, text_length, tile
+from mimir_ray.precompute.components import read_config, text_length, tile
 from mimir_ray.precompute.config import PrecomputeConfig, Size
 from mimir_ray.precompute.frames import TooShort, choose_size, nearest_sizes
 from mimir_ray.precompute.inputs import curated_shards, ok_captions, ok_clips
@@ -61,7 +61,7 @@ def estimate(
     clips = clips or there
     share = clips / there
     captions = math.ceil(sum(len(ok_captions(data, shard)) for shard in shards) * share)
-    model = located(model)
+    model = model.located()
     if gpu not in GPUS:
         raise UserError(f"the figures of {gpu!r} are not known; name one of {', '.join(GPUS)}")
     device, item = GPUS[gpu], BYTES[config.dtype]

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mimir_ray.config import UserError, fingerprint
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.precompute.components import located, read_config
+from mimir_ray.precompute.components import read_config
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import curated_shards, ok_captions, ok_clips
 from mimir_ray.precompute.keys import table_keys
@@ -92,7 +92,7 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
             "precompute.engine=transformers, or run `mimir precompute` and train on its tables"
         )
     cluster: Any = ray
-    data, model = absolute(data), located(model)
+    data, model = absolute(data), model.located()
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
     for size in config.sizes:
         check_size(vae, transformer, size.num_frames, size.height, size.width)

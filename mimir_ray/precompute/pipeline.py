@@ -10,7 +10,7 @@ from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run_shards, through_engine
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.asking import Tell, ask, engine_config
-from mimir_ray.precompute.components import located, read_config
+from mimir_ray.precompute.components import read_config
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import curated_shards
 from mimir_ray.precompute.keys import table_keys
@@ -54,7 +54,7 @@ def precompute(
     from mimir_ray.model.latents import check_size
 
     began_s = time.monotonic()
-    data, model = absolute(data), located(model)
+    data, model = absolute(data), model.located()
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
     for size in config.sizes:
         check_size(vae, transformer, size.num_frames, size.height, size.width)

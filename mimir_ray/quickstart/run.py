@@ -132,14 +132,15 @@ def _training_folder(out: Path, encoded: PrecomputeSummary, recipe: Recipe) -> P
 
 
 def _show_loss(stage: Stage, recipe: Recipe, row: MetricsRow) -> None:
-    stage(row["step"], recipe.training.steps, f"loss {loss_text(row)}  {row['samples_per_s']:.0f} samples/s")
+    stage(row["step"], recipe.training.steps, f"loss {loss_text(row['loss'])}  {row['samples_per_s']:.0f} samples/s")
 
 
 def _say_trained(summary: TrainingSummary, recipe: Recipe, stage: Stage) -> None:
     resumed = f", continued from step {summary.resumed_from:,}" if summary.resumed_from else ""
     stage.did(
         f"{summary.steps:,} steps of {recipe.training.batch_size} on {summary.clips:,} clips by "
-        f"{recipe.training.workers} workers, loss {summary.first_loss:.4f} to {summary.last_loss:.4f}{resumed}",
+        f"{recipe.training.workers} workers, "
+        f"loss {loss_text(summary.first_loss)} to {loss_text(summary.last_loss)}{resumed}",
         reused=summary.already_finished,
     )
 

@@ -31,7 +31,8 @@ class AveragingAdamW(torch.optim.AdamW):
             if decay is None or not weights:  # ZeRO-3 steps one group at a time, with the others empty
                 continue
             for weight in weights:
-                self.state[weight].setdefault(AVERAGE, weight.detach().clone())
+                if AVERAGE not in self.state[weight]:
+                    self.state[weight][AVERAGE] = weight.detach().clone()
             averages = [self.state[weight][AVERAGE] for weight in weights]
             torch._foreach_lerp_(averages, [weight.detach() for weight in weights], 1 - decay)
         return loss

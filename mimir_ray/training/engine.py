@@ -134,7 +134,8 @@ class Engine:
                 if not state:
                     count = torch.tensor(float(progress.updates), device=part.flat.device)
                     state |= {name: torch.zeros_like(part.flat) for name in self._states} | {"step": count}
-        read_state(directory, self._pieces())
+        kinds = (WEIGHT, *(self._states if progress.updates else ()))
+        read_state(directory, self._pieces(), {key(kind, n): size for n, size in self._sizes() for kind in kinds})
         publish(self._zero)
         return progress
 
@@ -142,6 +143,11 @@ class Engine:
     def _states(self) -> tuple[str, ...]:
         """What the optimiser keeps of a parameter."""
         return ("exp_avg", "exp_avg_sq", *((AVERAGE,) if self._config.ema_decay else ()))
+
+    def _sizes(self) -> list[tuple[str, int]]:
+        """Name and number of elements of every trained parameter."""
+        trained = [(name, weight) for name, weight in self._module.named_parameters() if weight.requires_grad]
+        return [(name, int(getattr(weight, "ds_numel", weight.numel()))) for name, weight in trained]
 
     def _pieces(self) -> dict[str, Piece]:
         """What this rank owns, by its name in the state."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from mimir_ray.config import UserError
-from mimir_ray.model.flops import GPUS, forward_flops
+from mimir_ray.model.flops import GPUS, forward_flops, training_flops
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.memory import GIB, Memory, Sizes, estimate_memory
 
@@ -88,12 +88,8 @@ def _row(sizes: Sizes, config: TrainingConfig, latent_shape: tuple[int, int, int
 
 
 def _flops(sizes: Sizes, config: TrainingConfig, latent_shape: tuple[int, int, int, int]) -> tuple[int, int]:
-    """Of a sample: what training it takes, and what is computed with activations computed again.
-
-    The backward pass is twice the forward one, half of it for the weights; frozen weights need none, attention does.
-    Adapters, a hundredth of the layers that they adapt, are left out.
-    """
+    """Of a sample: what training it takes, and what is computed with activations computed again."""
     forward = forward_flops(sizes.transformer, latent_shape, sizes.text_tokens)
-    attention = sizes.layers * 4 * sizes.tokens(latent_shape) ** 2 * sizes.width
-    useful = 3 * forward if config.train == "full" else 2 * forward + attention
+    frozen = config.train != "full"
+    useful = training_flops(sizes.transformer, latent_shape, sizes.text_tokens, frozen=frozen)
     return useful, useful + (forward if config.gradient_checkpointing else 0)

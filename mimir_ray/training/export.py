@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mimir_ray.config import UserError, fingerprint
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.storage import absolute, file_id, filesystem, join, write_bytes, write_json
+from mimir_ray.storage import absolute, exists, file_id, filesystem, join, write_bytes, write_json
 from mimir_ray.training.checkpoints import open_checkpoint
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.module import select_trained
@@ -42,6 +42,7 @@ def export_run(
     """
     run_dir = absolute(run_dir)
     run = read_run(run_dir)
+    require_replaceable(out or join(run_dir, "export"))
     kind: Kind = "average" if (bool(run.training.ema_decay) if average is None else average) else "weight"
     if not merge and run.training.train != "lora":
         raise UserError(
@@ -104,21 +105,25 @@ def export(pipeline: Any, out: str, account: dict[str, Any]) -> str:
         account: written beside the components as ``training.json``.
     """
     target = absolute(out)
+    require_replaceable(target)
     system, path = filesystem(target)
     if isinstance(system, pafs.LocalFileSystem):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         for leftover in Path(path).parent.glob(f".{Path(path).name}.*.tmp"):
             shutil.rmtree(leftover)
-        hidden = Path(path).parent / f".{Path(path).name}.{secrets.token_hex(6)}.tmp"
+        hidden, former = (Path(path).parent / f".{Path(path).name}.{secrets.token_hex(6)}.tmp" for _ in range(2))
         try:
             _save(pipeline, hidden)
             (hidden / ACCOUNT).write_text(json.dumps(account, indent=2) + "\n")
             if Path(path).exists():
-                shutil.rmtree(path)
+                Path(path).rename(former)
             hidden.rename(path)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
+            shutil.rmtree(former, ignore_errors=True)
     else:
+        if exists(target):
+            system.delete_dir(path)  # neither its files nor a mixture of both may be taken for the new one
         with tempfile.TemporaryDirectory() as staging:
             _save(pipeline, Path(staging))
             index = Path(staging) / "model_index.json"
@@ -129,6 +134,16 @@ def export(pipeline: Any, out: str, account: dict[str, Any]) -> str:
         write_bytes(join(target, "model_index.json"), last)
     logger.info("exported %s", target)
     return target
+
+
+def require_replaceable(out: str) -> None:
+    """Raise UserError where something else than an export lies at ``out``."""
+    system, path = filesystem(absolute(out))
+    info = system.get_file_info(path)
+    held = system.get_file_info(pafs.FileSelector(path)) if info.type == pafs.FileType.Directory else []
+    ours = not held or {ACCOUNT, "model_index.json"} <= {entry.base_name for entry in held}
+    if info.type == pafs.FileType.File or not ours:
+        raise UserError(f"{out} holds something else than an export, which would be lost; choose another --out")
 
 
 def starting_files(model: ModelConfig) -> dict[str, str]:

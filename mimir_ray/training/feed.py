@@ -1,5 +1,6 @@
 """What workers and validations tell the driver while a training runs."""
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -7,6 +8,8 @@ from typing import Any, Self
 
 from mimir_ray.training.metrics import Row
 from mimir_ray.training.validation import Validation
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.3
 
@@ -54,4 +57,7 @@ class Feed:
             for _ in range(self.queue.qsize()):
                 entry = self.queue.get_nowait()
                 for call in self._on_validation if isinstance(entry, Validation) else self._on_row:
-                    call(entry)
+                    try:
+                        call(entry)
+                    except Exception as error:  # the training, and what else is told, goes on
+                        logger.warning("what a training told could not be shown", exc_info=error)

@@ -52,10 +52,10 @@ def run_steps(
         saves = count % config.checkpoint_every == 0 or count == config.steps
         closes = saves or count % config.log_every == 0
         result = engine.step(batch.to(engine.device), step, telemetry=closes)
-        interval.add(step, batch, result, waited)
+        interval.add(step, batch, result, waited, engine.flops(batch))
         skipped += not result.applied
         if closes:
-            row = interval.close(engine, config, count, skipped, engine.flops(batch))
+            row = interval.close(engine, config, count, skipped)
             record(row)
             if saves:
                 checkpoint(row)
@@ -69,17 +69,20 @@ class _Interval:
 
     began: float = field(default_factory=time.perf_counter)
     waited_s: float = 0.0
+    sample_flops: int = 0
+    """Of one sample of each step; batches may have several sizes."""
     steps: list[tuple[int, tuple[str, ...], StepResult]] = field(default_factory=list)
     timesteps: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
 
-    def add(self, step: int, batch: Batch, result: StepResult, waited_s: float) -> None:
+    def add(self, step: int, batch: Batch, result: StepResult, waited_s: float, sample_flops: int) -> None:
+        self.sample_flops += sample_flops
         self.steps.append((step, batch.clip_ids, result))
         self.timesteps.append(batch.timesteps)
         self.weights.append(batch.weight)
         self.waited_s += waited_s
 
-    def close(self, engine: Engine, config: TrainingConfig, count: int, skipped: int, sample_flops: int) -> Row:
+    def close(self, engine: Engine, config: TrainingConfig, count: int, skipped: int) -> Row:
         """The row of this interval: the mean loss over the samples of all workers in the steps that were applied."""
         if not all(result.applied for _, _, result in self.steps):
             self._account_for_skipped(skipped, config.max_skipped_steps)
@@ -90,7 +93,7 @@ class _Interval:
         learnt = losses[torch.tensor([result.applied for result in results], device=losses.device)]
         seconds = time.perf_counter() - self.began
         per_step = seconds / len(self.steps)
-        tflops = sample_flops * config.batch_size / dist.get_world_size() / per_step / 1e12
+        tflops = self.sample_flops * config.batch_size / dist.get_world_size() / seconds / 1e12
         peak = peak_tflops(engine.device, config.precision)
         counted = weights.flatten() > 0
         per_sample = torch.cat([result.per_sample for result in results])[counted]

@@ -31,14 +31,18 @@ def read_metrics(uri: str) -> list[Row]:
     return rows
 
 
-def loss_text(row: Row) -> str:
-    """The loss of a row for people."""
-    return "-" if row["loss"] is None else f"{row['loss']:.4f}"
+def loss_text(loss: float | None) -> str:
+    """A loss for people."""
+    return "-" if loss is None else f"{loss:.4f}"
 
 
 def row_text(row: Row) -> str:
     """A row for people: loss, pace and time left; MFU where the device's peak is known, and the wait for data."""
-    parts = [f"loss {loss_text(row)}", f"{row['samples_per_s']:.3g} samples/s", f"{_clock(row['remaining_s'])} left"]
+    parts = [
+        f"loss {loss_text(row['loss'])}",
+        f"{row['samples_per_s']:.3g} samples/s",
+        f"{_clock(row['remaining_s'])} left",
+    ]
     if row["mfu"] is not None:
         parts.append(f"MFU {row['mfu']:.0%}")
     return "  ".join([*parts, f"data wait {row['data_wait']:.0%}"])

@@ -36,7 +36,8 @@ class TrainingModule(nn.Module):
         """FLOPs of a training step for one sample like those of ``batch``, the token fuser's few left out."""
         frames, channels, height, width = batch.latents.shape[1:]
         shape = (frames, channels, height, width)
-        return training_flops(self.transformer.config, shape, int(self.token_fuser.sequence_length))
+        frozen = not self.transformer.proj_out.weight.requires_grad
+        return training_flops(self.transformer.config, shape, int(self.token_fuser.sequence_length), frozen=frozen)
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
         """AdamW's groups, each with its ``peak`` learning rate; parts of equal rate share one."""

@@ -7,7 +7,6 @@ Shapes: ``T C h w`` latents, ``N`` text tokens of width ``D``, ``L`` LLM tokens 
 """
 
 from bisect import bisect_right
-from collections import Counter
 from functools import partial
 
 import pyarrow as pa
@@ -20,7 +19,15 @@ from mimir_ray.training.cache import Cache
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.order import Shape
 from mimir_ray.training.source import Rows
-from mimir_ray.training.tables import CAPTION_KEYS, LATENTS_KEYS, Caption, Sample, TrainingData, join_samples
+from mimir_ray.training.tables import (
+    CAPTION_KEYS,
+    LATENTS_KEYS,
+    Caption,
+    Sample,
+    TrainingData,
+    content_of,
+    join_samples,
+)
 
 _COLUMNS = {
     "latents": ["moments", "shape", "dtype"],
@@ -48,11 +55,11 @@ class Reader:
         tables = {table: source.open(table, name) for table in _COLUMNS if decoder or table != "llm_tokens"}
         keys = [rows.read(LATENTS_KEYS if table == "latents" else CAPTION_KEYS) for table, rows in tables.items()]
         samples = join_samples(keys[0], keys[1], keys[2] if decoder else None, self._weights)
-        had = {shape: counts[name] for shape, counts in self._data.buckets.items() if name in counts}
-        if Counter(sample.shape for sample in samples) != had:
+        if content_of(samples, keys[1]) != self._data.contents[name]:
+            had = self._data.counts.get(name, 0)
             raise UserError(
-                f"shard {name} of {self._data.root} had {sum(had.values())} usable clips when training began, and now "
-                f"{len(samples)}, or others; leave the tables alone while a run reads them, and start the run again"
+                f"shard {name} of {self._data.root} had {had} usable clips when training began and has {len(samples)} "
+                "now, or others, or other captions; leave the tables alone while a run reads them and start it again"
             )
         return OpenShard(name, tables, samples, self._groups)
 

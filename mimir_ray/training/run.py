@@ -14,21 +14,29 @@ CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 
 
+_CHANGEABLE = {
+    *("validation", "logging", "log_every", "max_skipped_steps", "max_failures"),
+    *("checkpoint_every", "keep_checkpoints", "keep_by"),
+    *("workers", "min_workers", "resize_check_s", "accumulate", "device", "read_ahead", "cache_mib"),
+    *("zero_stage", "offload", "gradient_checkpointing", "compile"),
+}
+
+
 class Run(Config):
     """What determines the weights that come out: another value of any of these is another run."""
 
     schema_version: int = SCHEMA_VERSION
     model: ModelConfig
     training: TrainingConfig
-    """Without ``validation`` and ``logging``, which may change while the run goes on."""
+    """Without what decides only where, how fast and beside what it runs, which may change while the run goes on."""
     tables: dict[str, str]
     """Configuration fingerprint of each table."""
     samples: str
-    """Content id of the shard names and their usable samples."""
+    """Content id of the shards' names, and of the clips and captions in them."""
 
     @field_serializer("training")
     def _deciding(self, training: TrainingConfig) -> dict[str, Any]:
-        return training.model_dump(mode="json", exclude={"validation", "logging"})
+        return training.model_dump(mode="json", exclude=_CHANGEABLE)
 
 
 def begin(out: str, run: Run) -> None:

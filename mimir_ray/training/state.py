@@ -88,17 +88,20 @@ def write_state(directory: Path, pieces: dict[str, Piece], progress: Progress) -
     (directory / _PROGRESS).write_text(json.dumps(asdict(progress)) + "\n")
 
 
-def read_state(directory: Path, pieces: dict[str, Piece]) -> None:
+def read_state(directory: Path, pieces: dict[str, Piece], sizes: dict[str, int]) -> None:
     """Fill the pieces of this worker, whatever pieces were written; every worker must call it.
+
+    Args:
+        sizes: elements of every tensor of the state, pieces of others included, so that all workers refuse or none.
 
     Raises UserError where the directory holds the state of another module.
     """
     kept = _kept(directory)
-    for name, piece in pieces.items():
-        if name not in kept or kept[name] != piece.whole:
+    for name, size in sizes.items():
+        if kept.get(name) != size:
             raise UserError(
                 f"the checkpoint {directory} has {kept.get(name, 'no')} elements of {name} and the run has "
-                f"{piece.whole}: it is of another model; choose another --out"
+                f"{size}: it is of another model; choose another --out"
             )
     _load(directory, dict(pieces))
 
@@ -128,13 +131,15 @@ def read_weights(directory: Path, kind: Kind) -> dict[str, Tensor]:
 
 
 def missing_files(directory: Path) -> list[str]:
-    """Names of files without which the state is not whole."""
+    """Names of files without which the state is not whole, cut ones among them."""
     metadata = directory / ".metadata"
     if not metadata.exists():
         return [metadata.name]
-    places = FileSystemReader(directory).read_metadata().storage_data or {}
-    names = {place.relative_path for place in places.values()} | {_PROGRESS}
-    return sorted(name for name in names if not (directory / name).exists())
+    sizes = {_PROGRESS: 1}
+    for place in (FileSystemReader(directory).read_metadata().storage_data or {}).values():
+        sizes[place.relative_path] = max(sizes.get(place.relative_path, 0), place.offset + place.length)
+    files = {name: directory / name for name in sizes}
+    return sorted(name for name, file in files.items() if not file.exists() or file.stat().st_size < sizes[name])
 
 
 def _load(directory: Path, found: dict[str, Any], *, alone: bool = False) -> None:

@@ -4,12 +4,14 @@ Only ids, kinds, shapes and statuses are read here; the states stay where they a
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from mimir_ray.config import UserError
+from mimir_ray.storage import content_id
 from mimir_ray.training.config import CaptionWeights
 from mimir_ray.training.order import Shape
 from mimir_ray.training.source import READERS, Source, StoredTables, tuples
@@ -49,6 +51,8 @@ class TrainingData:
     """Whether ``llm_tokens`` is read."""
     buckets: dict[Shape, dict[str, int]]
     """Usable samples of each shard, by the shape of their latents (T C h w)."""
+    contents: dict[str, str]
+    """Content id of the clips and captions of each shard."""
     unusable: int
     """Clips with latents but without a caption that has a weight and all its tokens."""
     fingerprints: dict[str, str]
@@ -77,10 +81,12 @@ def open_data(root: str, decoder: bool, weights: CaptionWeights, source: Source 
     fingerprints = source.check(["latents", "t5_tokens", *(["llm_tokens"] if decoder else [])])
     shards = source.shards()
     buckets: dict[Shape, dict[str, int]] = {}
+    contents: dict[str, str] = {}
     encoded = usable = 0
     with ThreadPoolExecutor(READERS, "tables") as readers:
         opened = readers.map(lambda shard: _count(source, shard, decoder, weights), shards)
-        for shard, (latents, shapes) in zip(shards, opened, strict=True):
+        for shard, (latents, shapes, content) in zip(shards, opened, strict=True):
+            contents[shard] = content
             encoded += latents
             usable += shapes.total()
             for shape, samples in shapes.items():
@@ -93,20 +99,28 @@ def open_data(root: str, decoder: bool, weights: CaptionWeights, source: Source 
             f"{root} has {encoded} clips with latents and none of them has tokens of a caption of kind {kinds}; "
             "give the kinds that it has a weight (training.caption_weights), or look at the reasons in its tables"
         )
-    return TrainingData(root, source, decoder, buckets, encoded - usable, fingerprints)
+    return TrainingData(root, source, decoder, buckets, contents, encoded - usable, fingerprints)
 
 
-def _count(source: Source, shard: str, decoder: bool, weights: CaptionWeights) -> tuple[int, Counter[Shape]]:
-    """Clips of a shard that have latents, and its usable samples by shape."""
+def _count(source: Source, shard: str, decoder: bool, weights: CaptionWeights) -> tuple[int, Counter[Shape], str]:
+    """Clips of a shard that have latents, its usable samples by shape, and what they are."""
     latents = source.open("latents", shard).read(LATENTS_KEYS)
-    samples = join_samples(
-        latents,
-        source.open("t5_tokens", shard).read(CAPTION_KEYS),
-        source.open("llm_tokens", shard).read(CAPTION_KEYS) if decoder else None,
-        weights,
-    )
+    t5 = source.open("t5_tokens", shard).read(CAPTION_KEYS)
+    llm = source.open("llm_tokens", shard).read(CAPTION_KEYS) if decoder else None
+    samples = join_samples(latents, t5, llm, weights)
     ok = sum(status == "ok" for status in latents["status"].to_pylist())
-    return ok, Counter(sample.shape for sample in samples)
+    return ok, Counter(sample.shape for sample in samples), content_of(samples, t5)
+
+
+def content_of(samples: Sequence[Sample], t5: pa.Table) -> str:
+    """Content id of the clips and captions of a shard's samples."""
+    kinds, texts = t5["kind"].to_pylist(), t5["text"].to_pylist()
+    return content_id(
+        *(
+            repr((sample.clip_id, sample.shape, [(kinds[c.t5_row], texts[c.t5_row]) for c in sample.captions]))
+            for sample in samples
+        )
+    )
 
 
 def join_samples(latents: pa.Table, t5: pa.Table, llm: pa.Table | None, weights: CaptionWeights) -> list[Sample]:

@@ -34,10 +34,10 @@ class TrainingSummary(Config):
     """Clips that took part."""
     unusable: int
     """Clips with latents but without a usable caption."""
-    first_loss: float
-    """Mean of the first row of metrics.jsonl."""
-    last_loss: float
-    """Mean over the rows of the last tenth of the run."""
+    first_loss: float | None
+    """Mean of the first row of metrics.jsonl; None where every step was left out."""
+    last_loss: float | None
+    """Mean over the rows of the last tenth of the run, likewise."""
     resumed_from: int
     """Step at which the last attempt began; 0 for a run that was never interrupted."""
     seconds: float
@@ -77,13 +77,13 @@ def train(
     """
     began = time.monotonic()
     check_validation(config, generation, scorer)
-    data, out = absolute(data), absolute(out)
+    data, out, model = absolute(data), absolute(out), model.located()
     prepared = open_data(data, model.fuser.decoder, config.caption_weights, source)
     run = Run(
         model=model,
         training=config,
         tables=prepared.fingerprints,
-        samples=content_id(*(f"{shard}={count}" for shard, count in sorted(prepared.counts.items()))),
+        samples=content_id(*(f"{shard}={content}" for shard, content in sorted(prepared.contents.items()))),
     )
     begin(out, run)
     before = finished(out, run)
@@ -109,8 +109,8 @@ def train(
         steps=config.steps,
         clips=prepared.clips,
         unusable=prepared.unusable,
-        first_loss=rows[0]["loss"],
-        last_loss=sum(tail) / len(tail),
+        first_loss=rows[0]["loss"] if rows else None,
+        last_loss=sum(tail) / len(tail) if tail else None,
         resumed_from=resumed_from,
         seconds=time.monotonic() - began,
         already_finished=before,

@@ -1,6 +1,7 @@
 """What each worker of Ray Train runs: load or resume, train, report checkpoints."""
 
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch.distributed as dist
 
 from mimir_ray.config import UserError
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.storage import join
+from mimir_ray.storage import content_id, join
 from mimir_ray.training.batches import Batches
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.engine import Engine
@@ -60,6 +61,9 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     except UserError as error:
         return {"problem": str(error)}
     metrics = MetricsFile(join(job.out, METRICS), done.step) if rank == 0 else None
+    scratch = f"mimir-checkpoint-{content_id(job.out)}-{rank}-"
+    for leftover in Path(tempfile.gettempdir()).glob(f"{scratch}*"):  # of a worker that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
 
     def record(row: Row) -> None:
         if metrics is not None:
@@ -69,7 +73,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     def checkpoint(row: Row) -> None:
         if metrics is not None:
             metrics.flush()
-        directory = tempfile.mkdtemp(prefix="mimir-checkpoint-")
+        directory = tempfile.mkdtemp(prefix=scratch)
         engine.save(Path(directory), row["step"])
         ray.train.report(
             _checkpoint_metrics(row),

@@ -151,6 +151,7 @@ def test_every_question_of_a_shard_is_asked_once(asked: Path, model: ModelConfig
     assert load_llm_reader(model).stop_ids == stops
 
 
+@pytest.mark.slow
 def test_an_answer_that_fails_costs_its_caption_alone(
     sampled: Path, asked: Path, model: ModelConfig, tmp_path: Path
 ) -> None:
@@ -181,6 +182,7 @@ def test_answers_that_are_there_are_not_asked_for_again(asked: Path, model: Mode
     assert summary.rows_encoded["llm_tokens"] == 15
 
 
+@pytest.mark.slow
 def test_lost_answers_leave_their_shards_pending_and_only_these_are_asked_about_again(
     sampled: Path, asked: Path, model: ModelConfig, tmp_path: Path
 ) -> None:
@@ -197,6 +199,7 @@ def test_lost_answers_leave_their_shards_pending_and_only_these_are_asked_about_
     assert len(logged(log)) == 5 * (CONFIG.answers + 4)
 
 
+@pytest.mark.slow
 def test_rays_own_engine_stage_takes_the_rows(sampled: Path, model: ModelConfig, tmp_path: Path) -> None:
     from tests.standin_vllm import END, on_stand_in
 
@@ -224,6 +227,7 @@ def test_a_missing_vllm_is_told_before_anything_runs(asked: Path, model: ModelCo
     precompute(str(asked), model, TO_VLLM)  # where all is there nobody needs it
 
 
+@pytest.mark.slow
 def test_a_new_caption_is_asked_about_alone(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path)
     captions = Table(str(data / "captions")).read("shard-1").to_pylist()
@@ -240,6 +244,7 @@ def test_a_new_caption_is_asked_about_alone(asked: Path, model: ModelConfig, tmp
     assert [row["text"] for row in rows_of(data, "llm_tokens") if row not in before] == [YELLOW]
 
 
+@pytest.mark.slow
 def test_instructions_without_the_prompt_are_asked_once_a_shard(
     sampled: Path, model: ModelConfig, tmp_path: Path
 ) -> None:

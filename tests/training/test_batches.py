@@ -229,7 +229,7 @@ def test_tables_that_changed_under_a_run_are_noticed(single_rows: str) -> None:
         stored = Table(str(Path(single_rows, table)))
         for shard in stored.shards():
             stored.commit(shard, stored.read(shard).slice(4))
-    with pytest.raises(UserError, match=r"had 9 usable clips when training began, and now 7, or others"):
+    with pytest.raises(UserError, match=r"had 9 usable clips when training began and has 7 now, or others"):
         worker.batch(0)
 
 

@@ -111,10 +111,26 @@ def test_training_starts_from_an_export(world: World, adapted: str, runs: list[d
 
 
 def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(whole: str) -> None:
-    next(Path(whole, CHECKPOINTS, checkpoint_name(STEPS)).glob("*.distcp")).unlink()
+    file = next(Path(whole, CHECKPOINTS, checkpoint_name(STEPS)).glob("*.distcp"))
+    file.write_bytes(file.read_bytes()[:1000])
     assert read_json(f"{export_run(whole)}/training.json")["step"] == SHORT
     with pytest.raises(UserError, match=rf"the checkpoint of step {STEPS} of .* lacks __"):
         export_run(whole, step=STEPS)
+
+
+def test_nothing_but_an_export_is_replaced(whole: str, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    (precious / "data").mkdir(parents=True)
+    (precious / "data" / "a.txt").write_text("here")
+    for out in (precious, precious / "data" / "a.txt", whole):
+        with pytest.raises(UserError, match=r"holds something else than an export, which would be lost"):
+            export_run(whole, str(out))
+    assert (precious / "data" / "a.txt").read_text() == "here"
+    assert Path(whole, "_run.json").exists()
+    target = export_run(whole, step=SHORT)
+    assert export_run(whole) == target
+    assert read_json(f"{target}/training.json")["step"] == STEPS
+    assert not list(Path(whole).glob(".*.tmp"))
 
 
 def test_mistakes_are_said(whole: str, tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_activations_are_what_torch_allocates(
     assert computed == pytest.approx(measured_activations(model, made), rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_states_are_what_deepspeed_holds_while_weights_change(tmp_path: Path) -> None:
     """Within a hundredth, once the copies that a step makes at its end are counted where they still live."""

@@ -22,7 +22,7 @@ def written(tmp_path: Path) -> Path:
 def test_a_weight_is_read_whole_and_by_pieces(written: Path) -> None:
     assert read_weights(written, "weight")["a.b"].tolist() == [1.0, 2.0, 3.0]
     end = torch.zeros(2)
-    read_state(written, {"weight/a.b": Piece.of(end, 1, 3)})
+    read_state(written, {"weight/a.b": Piece.of(end, 1, 3)}, {"weight/a.b": 3})
     assert end.tolist() == [2.0, 3.0]
 
 
@@ -38,9 +38,9 @@ def test_a_state_without_average_says_so(written: Path) -> None:
 
 def test_another_models_state_is_refused(written: Path) -> None:
     with pytest.raises(UserError, match=r"has 3 elements of weight/a.b and the run has 4"):
-        read_state(written, {"weight/a.b": piece([0.0], 0, 4)})
+        read_state(written, {"weight/a.b": piece([0.0], 0, 4)}, {"weight/a.b": 4})
     with pytest.raises(UserError, match=r"has no elements of weight/c"):
-        read_state(written, {"weight/c": piece([0.0])})
+        read_state(written, {}, {"weight/c": 1})
 
 
 def test_what_is_no_state_is_refused(tmp_path: Path) -> None:

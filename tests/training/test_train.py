@@ -19,7 +19,7 @@ from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.storage import read_json
 from mimir_ray.training import TrainingSummary, train
 from mimir_ray.training.metrics import read_metrics
-from tests.training.runs import COMBINATIONS, MIDDLE, SHORT, STEPS, WORLD, World, config, outcome
+from tests.training.runs import COMBINATIONS, MIDDLE, SHORT, STEPS, WORLD, Outcome, World, config, outcome
 from tests.training.tables import write_tables
 from tests.training.test_engine import assert_identical
 
@@ -66,6 +66,7 @@ def summary(world: World, out: str, ray_session: None) -> TrainingSummary:
     return train(world.data, out, world.model, made)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_it_had_lived(
     world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
 ) -> None:
@@ -82,21 +83,17 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_it_had_lived(
 def test_a_killed_worker_changes_nothing_under_any_stage_and_precision(
     stage: int, precision: str, world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
 ) -> None:
-    made = config(zero_stage=stage, precision=precision, max_failures=1)
-    whole = str(tmp_path / "whole")
-    train(world.data, whole, world.model, made)
+    made = config(zero_stage=stage, precision=precision, max_failures=1, keep_checkpoints=STEPS)
     out, kill = str(tmp_path / "killed"), KillOnce(at_step=MIDDLE + 1)
     assert train(world.data, out, world.model, made, on_metrics=kill).resumed_from >= MIDDLE
     assert kill.done
-    left, right = (
-        outcome(read_metrics(f"{run}/metrics.jsonl"), Path(run, "checkpoints", f"step-{STEPS:08d}"), made)
-        for run in (whole, out)
-    )
-    for step, (uninterrupted, resumed) in enumerate(zip(left.losses, right.losses, strict=True), start=1):
-        logger.info("ZeRO %d %s step %d: %r uninterrupted, %r resumed", stage, precision, step, uninterrupted, resumed)
-    assert left.losses == right.losses
-    assert left.losses[:SHORT] == runs[0][f"stage{stage} {precision}"].losses
-    assert_identical(right, left)
+    whole: Outcome = runs[0][f"stage{stage} {precision}"]
+    rows = read_metrics(f"{out}/metrics.jsonl")[:SHORT]
+    found = outcome(rows, Path(out, "checkpoints", f"step-{SHORT:08d}"), made)
+    for step, (left, right) in enumerate(zip(whole.losses, found.losses, strict=True), start=1):
+        logger.info("ZeRO %d %s step %d: %r uninterrupted, %r killed", stage, precision, step, left, right)
+    assert found.losses == whole.losses
+    assert_identical(found, whole)
 
 
 def test_killed_and_continued_equals_uninterrupted(
@@ -164,6 +161,7 @@ def test_more_workers_than_cpus_are_refused(world: World, tmp_path: Path) -> Non
         train(world.data, str(tmp_path), world.model, config(workers=8))
 
 
+@pytest.mark.slow
 def test_the_t5_only_control_trains_through_the_same_code(world: World, tmp_path: Path) -> None:
     data = write_tables(tmp_path / "data", names=("latents", "t5_tokens"))
     control = ModelConfig(

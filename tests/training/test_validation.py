@@ -31,7 +31,7 @@ GENERATION = GenerationConfig(
 STEPS = (4, 8, 12, 14)
 """Of the story's validations: one every four steps, and one at the end."""
 
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)
