@@ -13,7 +13,7 @@ from mimir_ray.config import to_yaml
 from mimir_ray.training.metrics import read_metrics
 from tests.training.runs import World, config, plain
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SCRIPT = """
 import json, os, sys, threading
@@ -40,7 +40,7 @@ def watch(row):
 def run():
     train(data, out, from_yaml(ModelConfig, model), from_yaml(TrainingConfig, config), on_metrics=watch)
 threading.Thread(target=run, daemon=True).start()  # nodes are added in the main thread only
-assert going.wait(120)
+assert going.wait(240)
 cluster.remove_node(second, allow_graceful=False)
 assert alone.wait(240)
 cluster.add_node(**node)
@@ -63,7 +63,7 @@ def test_a_machine_goes_and_another_comes(
         [sys.executable, "-c", SCRIPT, world.data, str(out), to_yaml(world.model), to_yaml(made)],
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=850,
         env=os.environ | {"RAY_TMPDIR": str(ray_files), "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"},
     )
     assert process.returncode == 0, process.stderr[-4000:]
