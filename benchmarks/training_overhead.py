@@ -106,13 +106,14 @@ def compare(settings: dict[str, Any]) -> dict[str, Any]:
     from mimir_ray.training.engine import Engine, learning_rate_at
     from mimir_ray.training.loop import run_steps
     from mimir_ray.training.module import load_start
+    from mimir_ray.training.state import Progress
 
     torch.set_num_threads(1)
     root, config = settings["root"], settings["config"]
     model = ModelConfig(base=str(root), llm=str(root / "llm"))
     data = open_data(str(root / "data"), True, config.caption_weights)
     rank, world = dist.get_rank(), dist.get_world_size()
-    first, second = load_start(model, 0), load_start(model, 0)
+    first, second = load_start(model, config), load_start(model, config)
     ready = time.time()
 
     def batches() -> Batches:
@@ -139,7 +140,7 @@ def compare(settings: dict[str, Any]) -> dict[str, Any]:
             engine,
             ours_batches,
             part,
-            done,
+            Progress(done, done),
             record=lambda row: losses["ours"].append(row["loss"]),
             checkpoint=lambda row: None,
         )
