@@ -8,7 +8,7 @@ first checkpoint, where the first validation begins), and the ratio is the media
 
 Training hands nothing over: what is left to pay is that both compute at once. On few cores they compete for them, so
 there the ratio tells of the machine; with a CPU or GPU of its own for the validation it tells of the design. The
-report has the number of both.
+report has the number of CPUs, and the load average after each run: what others compute spoils both.
 """
 
 import argparse
@@ -78,7 +78,6 @@ def main() -> None:
     ratios = [one["step_ms"] / other["step_ms"] for one, other in zip(turns["with"], turns["without"], strict=True)]
     report = {
         "cpus": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
         "workers": arguments.workers,
         "steps": arguments.steps,
         "every": arguments.every,
@@ -103,6 +102,7 @@ def measure(out: str, config: TrainingConfig) -> dict[str, Any]:
         "steps_s": round(sum(seconds), 2),
         "videos": sum(validation.made for validation in validations),
         "video_s": round(sum(validation.seconds for validation in validations), 2),
+        "load_average": round(os.getloadavg()[0], 1),
     }
 
 
