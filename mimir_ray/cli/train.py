@@ -29,15 +29,27 @@ def add_to(app: typer.Typer) -> None:
     )(train)
 
 
+def _needed(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    if not value and not context.params.get("estimate") and not context.resilient_parsing:
+        raise typer.BadParameter("it is missing; only --estimate does without", param_hint=f"--{parameter.name}")
+    return value
+
+
 def train(
-    data: Annotated[str, typer.Option(help="Data root that `mimir curate` and `mimir precompute` filled.")] = "",
-    out: Annotated[str, typer.Option(help="Checkpoints, metrics.jsonl and the finished model (export/).")] = "",
+    data: Annotated[
+        str, typer.Option(callback=_needed, help="Data root that `mimir curate` and `mimir precompute` filled.")
+    ] = "",
+    out: Annotated[
+        str, typer.Option(callback=_needed, help="Checkpoints, metrics.jsonl and the finished model (export/).")
+    ] = "",
     recipe: RecipeName = "shapes",
     assignments: Assignments = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Encode the clips first, in memory; for a few that only were curated.")
     ] = False,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will take, and run nothing.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", is_eager=True, help="Say what it will take, and run nothing.")
+    ] = False,
     gpu: Annotated[str | None, typer.Option(help="GPU that the estimate is for; H100 unless given.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Estimate for so many GPUs alone.")] = None,
     address: RayAddress = None,
@@ -53,8 +65,6 @@ def train(
             "--gpu and --workers are for --estimate; a run takes its workers from the recipe "
             "(--set training.workers=8): add --estimate or drop them"
         )
-    if not data or not out:
-        raise UserError(f"{'--out' if data else '--data'} is missing; only --estimate does without")
     require(data, "--data", "write it with `mimir curate` and `mimir precompute`")
     require_checkpoint(configuration.model.base)
 

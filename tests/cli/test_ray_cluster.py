@@ -30,5 +30,6 @@ def test_ray_says_what_goes_wrong_and_not_what_goes_well() -> None:
             handler.setLevel(level)
         data.removeHandler(terminal)
         serve.removeHandler(terminal)
-    assert levels == [logging.WARNING], "Ray's own handler is there, and is the one that is turned down"
+    assert levels, "Ray's own handler is there"
+    assert set(levels) == {logging.WARNING}
     assert shown.getvalue() == "ray.data._internal.execution lacks a GPU\nray.serve lacks a GPU\n"

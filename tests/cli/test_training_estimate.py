@@ -39,8 +39,8 @@ def test_the_laptops_recipe_has_an_estimate_too() -> None:
         (["--estimate", "--gpu", "Voodoo 2"], f"'Voodoo 2' are not known; name one of {', '.join(GPUS)}"),
         (["--estimate", "--workers", "7"], "a batch of 16 cannot be shared among 7 GPUs"),
         (["--gpu", "H100", "--data", ".", "--out", "o"], "--gpu and --workers are for --estimate"),
-        (["--out", "o"], "--data is missing"),
-        (["--data", "."], "--out is missing"),
+        (["--out", "o"], "--data: it is missing"),
+        (["--data", "."], "--out: it is missing"),
     ],
     ids=str,
 )
