@@ -141,6 +141,7 @@ def test_the_engine_is_asked_what_transformers_would_be(curated: Path, config: C
         assert row["sampling"] == {"max_tokens": 256, "temperature": 0.5, "top_p": 0.9, "seed": seed}
 
 
+@pytest.mark.slow
 def test_what_failed_is_asked_again_when_told_so_and_nothing_else_is(
     corpus: Path, curated: Path, config: CurationConfig, tmp_path: Path
 ) -> None:
@@ -152,6 +153,7 @@ def test_what_failed_is_asked_again_when_told_so_and_nothing_else_is(
     assert [row["index"] for row in asked(log)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_clip_that_cannot_be_read_is_not_asked_about(
     corpus: Path, config: CurationConfig, tmp_path: Path, ray_session: None
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_clip_that_cannot_be_read_is_not_asked_about(
     assert {row["index"] for row in asked(log)} == {1}
 
 
+@pytest.mark.slow
 def test_lost_answers_leave_their_shards_pending_and_are_asked_for_again(
     corpus: Path, config: CurationConfig, tmp_path: Path, ray_session: None
 ) -> None:

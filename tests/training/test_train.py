@@ -96,6 +96,7 @@ def test_a_killed_worker_changes_nothing_under_any_stage_and_precision(
     assert_identical(found, whole)
 
 
+@pytest.mark.slow
 def test_killed_and_continued_equals_uninterrupted(
     summary: TrainingSummary, out: str, runs: list[dict[str, Any]]
 ) -> None:
@@ -107,12 +108,14 @@ def test_killed_and_continued_equals_uninterrupted(
     assert summary.first_loss == rows[0]["loss"] > summary.last_loss
 
 
+@pytest.mark.slow
 def test_rows_tell_how_the_fuser_does(summary: TrainingSummary, out: str) -> None:
     row = read_metrics(f"{out}/metrics.jsonl")[-1]
     assert row["z_beta_norm"] > 0
     assert {"gradient_norm", "samples_per_s", "remaining_s", "data_wait", "rms_beta_over_theta"} <= set(row)
 
 
+@pytest.mark.slow
 def test_rows_tell_the_pace_and_where_the_loss_is(summary: TrainingSummary, out: str) -> None:
     transformer = MimirPipeline.from_pretrained(summary.export).transformer
     for row in read_metrics(f"{out}/metrics.jsonl"):
@@ -125,6 +128,7 @@ def test_rows_tell_the_pace_and_where_the_loss_is(summary: TrainingSummary, out:
         assert min(seen) <= row["loss"] <= max(seen)
 
 
+@pytest.mark.slow
 def test_the_export_holds_the_average_of_the_weights_and_generates(
     summary: TrainingSummary, runs: list[dict[str, Any]]
 ) -> None:
@@ -140,17 +144,20 @@ def test_the_export_holds_the_average_of_the_weights_and_generates(
     assert len(account["fingerprint"]) == 16
 
 
+@pytest.mark.slow
 def test_only_the_last_checkpoints_are_kept(summary: TrainingSummary, out: str) -> None:
     kept = sorted(path.name for path in Path(out, "checkpoints").glob("step-*"))
     assert kept == [f"step-{step:08d}" for step in (STEPS - 4, STEPS)]
 
 
+@pytest.mark.slow
 def test_a_finished_run_does_nothing(summary: TrainingSummary, world: World, out: str) -> None:
     again = train(world.data, out, world.model, config(max_failures=0))
     assert again.already_finished
     assert again.last_loss == summary.last_loss
 
 
+@pytest.mark.slow
 def test_another_run_is_not_mixed_in(summary: TrainingSummary, world: World, out: str) -> None:
     with pytest.raises(UserError, match=r"training.learning_rate was 0.001 and is now 0.01.* Choose another --out"):
         train(world.data, out, world.model, config(max_failures=1, learning_rate=0.01))
