@@ -67,18 +67,6 @@ def summary(world: World, out: str, ray_session: None) -> TrainingSummary:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_it_had_lived(
-    world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
-) -> None:
-    out, kill = str(tmp_path / "train"), KillOnce(at_step=6)
-    train(world.data, out, world.model, config(max_failures=1), on_metrics=kill)
-    assert kill.done
-    rows = read_metrics(f"{out}/metrics.jsonl")
-    assert [row["loss"] for row in rows] == runs[0]["whole"].losses
-    assert_identical(outcome(rows, Path(out, "checkpoints", f"step-{STEPS:08d}"), config()), runs[0]["whole"])
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "precision"), COMBINATIONS)
 def test_a_killed_worker_changes_nothing_under_any_stage_and_precision(
     stage: int, precision: str, world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
