@@ -2,14 +2,15 @@
 
     python benchmarks/precompute_overhead.py                     # writes precompute_overhead.json beside it
 
-Clips, captions and models are those of the shapes world. Everything runs on one core: the loop, and a Ray of one CPU
-whose three actors share it. In turns, over few clips and over many:
+Clips, captions and models are those of the shapes world. One table at a time, so that on both sides one process
+computes, on one thread; Ray's own processes have the other cores, as they have beside a GPU. In turns, over few clips
+and over many:
 
-    ours     ``precompute``: three actors start, load their models, encode shard by shard and commit three tables
-    plain    the encoders one after another over each shard, in a process that has loaded them; nothing is written
+    ours     ``precompute`` with that table to make: an actor starts, loads its model, encodes and commits each shard
+    plain    the table's function over each shard, in a process that has loaded the model; nothing is written
 
 A precompute starts its actors once, however many clips there are. So the ratio is that of what the additional clips
-take, the median over turns after one of warm-up; what the start takes is told apart, and the ratio with it too.
+take, all tables together, the median over turns after one of warm-up; what the start takes is told apart.
 """
 
 import argparse
@@ -20,20 +21,22 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mimir_ray.config import override
 from mimir_ray.curation import curate
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute import PrecomputeConfig, precompute
 from mimir_ray.recipes import shapes
 from mimir_ray.shapes.dataset import render_corpus
+from mimir_ray.storage import Table
 
 logger = logging.getLogger(__name__)
 
 TABLES = ("latents", "t5_tokens", "llm_tokens")
+SIZES = ("few", "many")
+WAYS = ("plain", "ours")
 
 
 def main() -> None:
@@ -46,11 +49,10 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
     os.environ |= {"RAY_worker_niceness": "0"}  # what is compared with Ray's workers is not nice either
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # and all that it starts
     import ray
 
-    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=2**28, log_to_driver=False)
-    recipe = override(shapes(), [f"precompute.{table}.num_cpus=0.3" for table in TABLES])
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**28, log_to_driver=False)
+    recipe = shapes()
     with tempfile.TemporaryDirectory() as folder:
         roots = []
         for count in arguments.clips:
@@ -64,66 +66,92 @@ def main() -> None:
 
 
 def compare(roots: list[str], model: ModelConfig, config: PrecomputeConfig, turns: int) -> dict[str, Any]:
-    """Both ways over both data roots, in turns."""
-    plain = plain_loop(model, config)
-    seconds: dict[str, list[float]] = {f"{way} {size}": [] for way in ("plain", "ours") for size in ("few", "many")}
-    rows: dict[str, int] = {}
-    for _ in range(turns + 1):
-        for size, root in zip(("few", "many"), roots, strict=True):
-            began = time.perf_counter()
-            looped = plain(root)
-            seconds[f"plain {size}"].append(time.perf_counter() - began)
-            for table in TABLES:
-                shutil.rmtree(Path(root, table), ignore_errors=True)
-            began = time.perf_counter()
-            summary = precompute(root, model, config)
-            seconds[f"ours {size}"].append(time.perf_counter() - began)
-            rows[size] = sum(manifest.ok for manifest in summary.tables.values())
-            assert looped == rows[size], f"the loop made {looped} rows, precompute {rows[size]}"
-    counted = {name: times[1:] for name, times in seconds.items()}
-    added = {
-        way: [many - few for few, many in zip(counted[f"{way} few"], counted[f"{way} many"], strict=True)]
-        for way in ("plain", "ours")
-    }
-    ratios = [ours / plain for ours, plain in zip(added["ours"], added["plain"], strict=True)]
-    whole = [ours / plain for ours, plain in zip(counted["ours many"], counted["plain many"], strict=True)]
-    per_row_s = statistics.median(added["ours"]) / (rows["many"] - rows["few"])
+    """Both ways over both data roots, table by table, in turns."""
+    loops = plain_loops(model, config)
+    for root in roots:
+        precompute(root, model, config)
+    times = [
+        {
+            (table, size, way): seconds
+            for table in TABLES
+            for size, root in zip(SIZES, roots, strict=True)
+            for way, seconds in zip(WAYS, both_ways(table, root, loops[table], model, config), strict=True)
+        }
+        for _ in range(turns + 1)
+    ][1:]
+    sums = [
+        {(size, way): sum(turn[table, size, way] for table in TABLES) for size in SIZES for way in WAYS}
+        for turn in times
+    ]
+    added = [{way: turn["many", way] - turn["few", way] for way in WAYS} for turn in sums]
+    ratios = [turn["ours"] / turn["plain"] for turn in added]
+    rows = {size: sum(len(one) for one in rows_of(root)) for size, root in zip(SIZES, roots, strict=True)}
+    row_s = {way: statistics.median(turn[way] for turn in added) / (rows["many"] - rows["few"]) for way in WAYS}
+    few_s = {way: statistics.median(turn["few", way] for turn in sums) for way in WAYS}
     return {
         "rows": rows,
-        "seconds": {name: statistics.median(times) for name, times in counted.items()},
-        "ours_over_plain": statistics.median(ratios),
+        "seconds": {
+            table: {
+                f"{size} {way}": round(statistics.median(turn[table, size, way] for turn in times), 2)
+                for size in SIZES
+                for way in WAYS
+            }
+            for table in TABLES
+        },
+        "ms_per_row": {way: round(1e3 * seconds, 2) for way, seconds in row_s.items()},
+        "ours_over_plain": round(statistics.median(ratios), 3),
         "of_turns": [round(ratio, 3) for ratio in ratios],
-        "with_start": statistics.median(whole),
-        "start_s": statistics.median(counted["ours few"]) - rows["few"] * per_row_s,
+        "start_s": round(few_s["ours"] - rows["few"] * row_s["ours"], 1),
     }
 
 
-def plain_loop(model: ModelConfig, config: PrecomputeConfig) -> Callable[[str], int]:
-    """A loop whose models are loaded; it returns the number of rows that are ok."""
+def both_ways(
+    table: str, root: str, plain: Callable[[str], int], model: ModelConfig, config: PrecomputeConfig
+) -> tuple[float, float]:
+    """Seconds of the loop, and of ``precompute`` with that table to make."""
+    began = time.perf_counter()
+    looped = plain(root)
+    plain_s = time.perf_counter() - began
+    shutil.rmtree(Path(root, table))
+    began = time.perf_counter()
+    summary = precompute(root, model, config)
+    ours_s = time.perf_counter() - began
+    encoded = summary.rows_encoded
+    assert encoded == dict.fromkeys(TABLES, 0) | {table: looped}, f"the loop made {looped} rows, precompute {encoded}"
+    return plain_s, ours_s
+
+
+def rows_of(root: str) -> Iterator[Any]:
+    for table in TABLES:
+        yield from Table(str(Path(root, table))).scan(["status"])
+
+
+def plain_loops(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Callable[[str], int]]:
+    """A loop for each table, whose model is loaded; it returns the number of rows."""
+    import torch
+
     from mimir_ray.precompute.components import load_llm, load_t5, load_vae
     from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
     from mimir_ray.precompute.inputs import curated_shards, ok_captions, ok_clips
     from mimir_ray.records import Clip
     from mimir_ray.video import read_frames
 
+    torch.set_num_threads(1)
     vae, t5, llm = load_vae(model, 0), load_t5(model, 0), load_llm(model, 0)
 
     def read(clip: Clip, indices: Any) -> Any:
         return read_frames(clip.path, indices, timeout_s=config.decode_timeout_s).frames
 
-    def loop(root: str) -> int:
-        ok = 0
-        for shard in curated_shards(root):
-            captions = ok_captions(root, shard)
-            for rows in (
-                latent_rows(ok_clips(root, shard), read, vae, config),
-                t5_rows(captions, t5, config),
-                llm_rows(captions, llm, config),
-            ):
-                ok += sum(row["status"] == "ok" for row in rows)
-        return ok
+    def latents(root: str) -> int:
+        return sum(len(latent_rows(ok_clips(root, shard), read, vae, config)) for shard in curated_shards(root))
 
-    return loop
+    def t5_tokens(root: str) -> int:
+        return sum(len(t5_rows(ok_captions(root, shard), t5, config)) for shard in curated_shards(root))
+
+    def llm_tokens(root: str) -> int:
+        return sum(len(llm_rows(ok_captions(root, shard), llm, config)) for shard in curated_shards(root))
+
+    return {"latents": latents, "t5_tokens": t5_tokens, "llm_tokens": llm_tokens}
 
 
 if __name__ == "__main__":

@@ -72,7 +72,15 @@ def main() -> None:
                     }
                 )
                 out = str(Path(folder, f"{name}-{turn}"))
-                train(data, out, recipe.model, config, source=source, generation=recipe.generation, on_metrics=_ignore)
+                train(
+                    data,
+                    out,
+                    recipe.model,
+                    config,
+                    source=lambda: source,
+                    generation=recipe.generation,
+                    on_metrics=_ignore,
+                )
                 turns[name].append(measure(out, config))
                 logger.info("%s", json.dumps({"turn": turn, "run": name} | turns[name][-1]))
     ratios = [one["step_ms"] / other["step_ms"] for one, other in zip(turns["with"], turns["without"], strict=True)]

@@ -120,10 +120,14 @@ def through_engine(
 
     Rows stream: nothing waits for the last of them, as it would for a group-by.
 
+    A task that dies, or whose rows are lost with a machine, is run again, and Ray delivers of the second run what it
+    has not delivered of the first. So both runs must make the same rows in the same order.
+
     Args:
-        ask: makes one or more rows of the engine's kind of a row, in a task.
+        ask: makes one or more rows of the engine's kind of a shard's row, in a task; the same ones each time until
+            `tell` has returned the shard.
         tell: makes, once and in the only actor that there is, what takes the engine's rows one by one and returns a
-            row when it has seen all that were made of it, until then None.
+            shard's row when it has seen all that were made of it, until then None.
     """
     import ray.data
 
@@ -153,10 +157,11 @@ def through_engine(
 
 
 class _Told:
-    """What `tell` makes, past which refusals go."""
+    """What `tell` makes, past which refusals go, and each shard once."""
 
     def __init__(self, tell: Callable[[], Callable[[Row], Row | None]]) -> None:
         self._tell = tell()
+        self._shards: set[str] = set()
 
     def __call__(self, row: Row) -> list[Row]:
         if row.get(_REFUSAL):
@@ -165,7 +170,10 @@ class _Told:
             told = self._tell(row)
         except UserError as error:
             return [row | {_REFUSAL: str(error)}]
-        return [] if told is None else [told]
+        if told is None or told["shard"] in self._shards:  # some of a shard's rows came twice
+            return []
+        self._shards.add(told["shard"])
+        return [told]
 
 
 def _attempt(work: Work, row: Row) -> Row:

@@ -235,5 +235,6 @@ def unpack_array(data: bytes, dtype: StateDtype, shape: tuple[int, ...]) -> npt.
     Raises ValueError where the number of bytes does not fit the shape.
     """
     if dtype == "bfloat16":
-        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
+        wide: npt.NDArray[np.uint32] = np.left_shift(np.frombuffer(data, "<u2"), 16, dtype="<u4")
+        return wide.view("<f4").reshape(shape)
     return np.frombuffer(data, "<f2" if dtype == "float16" else "<f4").astype(np.float32).reshape(shape)

@@ -1,5 +1,6 @@
 """`mimir train`: fine-tune the token fuser and the video transformer."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -81,14 +82,14 @@ def train(
     from mimir_ray.training.metrics import loss_text
 
     connect(address)
-    source = encode_in_memory(data, configuration.model, configuration.precompute) if no_cache else None
+    encode = partial(encode_in_memory, data, configuration.model, configuration.precompute)
     with TrainingLine(configuration.training.steps) as line:
         summary = run(
             data,
             out,
             configuration.model,
             configuration.training,
-            source=source,
+            source=encode if no_cache else None,
             on_metrics=line,
             generation=configuration.generation,
             scorer=scorer_for(configuration),

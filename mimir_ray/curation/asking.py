@@ -1,6 +1,6 @@
 """A stage whose model runs in an engine beside the pipeline: a shard becomes rows of clips, and their answers a shard.
 
-1 shard -> its clips as prompts -> the engine -> scores, committed as they come in -> 1 shard
+1 shard -> its clips as prompts -> the engine -> scores, committed when the last has come -> 1 shard
 """
 
 import time
@@ -17,12 +17,12 @@ from mimir_ray.curation.tables import SCORES, Row, commit, rows_of, stage_table
 if TYPE_CHECKING:
     from mimir_ray.curation.models.questions import Question
 
-COMMIT_EVERY = 64
-"""Answers of a shard that are committed together: what a killed run asks again at most, for each shard at work."""
-
 
 def ask(row: Row, out: str, stage: Stage, before: Sequence[str], rules: Rules) -> Iterator[Row]:
-    """The unscored clips of a shard as rows of `mimir_ray.vllm`; a shard without any is a row that passes by."""
+    """The unscored clips of a shard as rows of `mimir_ray.vllm`; a shard without any is a row that passes by.
+
+    The same rows whenever it runs, until `Tell` commits the shard.
+    """
     shard, table = row["shard"], stage_table(out, stage.name)
     clips = unscored(shard, out, stage, before, rules)
     there = len(rows_of(table, shard)) if table.has(shard) else 0
@@ -44,7 +44,7 @@ def ask(row: Row, out: str, stage: Stage, before: Sequence[str], rules: Rules) -
 
 
 class Tell:
-    """Takes answered rows one by one, commits their scores, and returns a shard when it has the last of its clips.
+    """Takes answered rows one by one, and commits the scores of a shard and returns it with the last of its clips.
 
     A clip is accounted the time since the answer before its own: engines answer many clips at once, so that only the
     sum over the clips says how long the stage took.
@@ -65,11 +65,9 @@ class Tell:
         scores = self._scores[shard]
         if row["clip_id"]:
             scores[row["clip_id"]] = {"clip_id": row["clip_id"], "seconds": self._seconds()} | self._outcome(row)
-        whole = len(scores) == row["clips"]
-        if whole or len(scores) % COMMIT_EVERY == 0:
-            commit(self._table, shard, scores.values(), SCORES[self._stage.name])
-        if not whole:
+        if len(scores) < row["clips"]:
             return None
+        commit(self._table, shard, scores.values(), SCORES[self._stage.name])
         del self._scores[shard]
         return {"shard": shard}
 

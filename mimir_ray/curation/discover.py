@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from mimir_ray.config import UserError
 from mimir_ray.curation.captions import Caption, CaptionFiles, listed_videos, words
-from mimir_ray.storage import absolute, content_id, filesystem, join, parent
+from mimir_ray.storage import absolute, content_id, filesystem, join, parent, shard_name
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
@@ -83,7 +83,7 @@ def plan(files: Iterable[SourceFile], files_per_shard: int) -> dict[str, list[So
     for file in files:
         twins = _sample(file) if alike[file.size_bytes] > files_per_shard else b""
         members[int(content_id(str(file.size_bytes), twins), 16) % buckets].append(file)
-    return {f"{bucket:05d}-{content_id(repr(shard))}": shard for bucket, shard in sorted(members.items())}
+    return {shard_name(bucket, content_id(repr(shard))): shard for bucket, shard in sorted(members.items())}
 
 
 def _sample(file: SourceFile) -> bytes:

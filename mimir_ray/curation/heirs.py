@@ -1,21 +1,17 @@
 """Scores outlive their shard: a file that joins a shard, changes or goes makes a new one, with the same other clips."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from mimir_ray.curation.tables import SCORES, commit, rows_of, stage_table
+from mimir_ray.storage import predecessors
 
 OF_MORE_THAN_THE_CLIP = ("agreement",)
 """Stages whose scores also depend on captions that came with the file, and those may be what has changed."""
 
 
-def predecessors(out: str, shards: Iterable[str], stages: Sequence[str]) -> dict[str, list[str]]:
-    """For each shard the other ones of its bucket that have scores: the shards that its files were in before."""
-    buckets: defaultdict[str, set[str]] = defaultdict(set)
-    for stage in stages:
-        for shard in stage_table(out, stage).shards():
-            buckets[_bucket(shard)].add(shard)
-    return {shard: sorted(buckets[_bucket(shard)] - {shard}) for shard in shards}
+def scored_before(out: str, shards: Iterable[str], stages: Sequence[str]) -> dict[str, list[str]]:
+    """For each of all shards the other ones that have scores and may be those that its files were in before."""
+    return predecessors(shards, {shard for stage in stages for shard in stage_table(out, stage).shards()})
 
 
 def inherit(out: str, shard: str, before: Sequence[str], stages: Sequence[str]) -> None:
@@ -31,8 +27,3 @@ def inherit(out: str, shard: str, before: Sequence[str], stages: Sequence[str]) 
         known = {row["clip_id"]: row for row in rows if row["clip_id"] in clips and row["status"] == "ok"}
         if known:
             commit(table, shard, known.values(), SCORES[stage])
-
-
-def _bucket(shard: str) -> str:
-    """The part of a shard's name that `plan` gives to all shards of the same files."""
-    return shard.partition("-")[0]

@@ -12,7 +12,7 @@ from mimir_ray.config import Config, fingerprint
 from mimir_ray.curation.asking import Tell, ask
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.discover import SourceFile, discover, plan
-from mimir_ray.curation.heirs import predecessors
+from mimir_ray.curation.heirs import scored_before
 from mimir_ray.curation.models.config import require_models
 from mimir_ray.curation.retry import forget_failures
 from mimir_ray.curation.rules import Rules
@@ -71,9 +71,9 @@ def curate(
     pending = clips.pending(shards)
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
-        before = len(shards) - len(pending)
-        dataset = pipeline({name: shards[name] for name in pending}, out, config, engine)
-        for _ in run_shards(dataset, "curation", before, len(shards), progress):
+        before = scored_before(out, shards, [stage.name for stage in scoring_stages(config)])
+        dataset = pipeline({name: shards[name] for name in pending}, before, out, config, engine)
+        for _ in run_shards(dataset, "curation", len(shards) - len(pending), len(shards), progress):
             pass  # what the stages find out goes to the tables
     if lost := clips.pending(shards):
         raise RuntimeError(
@@ -92,9 +92,15 @@ def curate(
 
 
 def pipeline(
-    shards: dict[str, list[SourceFile]], out: str, config: CurationConfig, engine: Callable[[EngineConfig], Engine]
+    shards: dict[str, list[SourceFile]],
+    before: dict[str, list[str]],
+    out: str,
+    config: CurationConfig,
+    engine: Callable[[EngineConfig], Engine],
 ) -> "Dataset":
     """The whole of curation: one row a shard through every stage; what they find out goes straight to `out`.
+
+    `before` are the shards that each one may inherit scores from.
 
     Raises UserError for an engine that is needed and not there.
     """
@@ -104,7 +110,6 @@ def pipeline(
     cpu: Any = {"num_cpus": config.cpus_per_task, "max_retries": config.max_retries}
     rules, stages = Rules.of(config), scoring_stages(config)
     names = [stage.name for stage in stages]
-    before = predecessors(out, shards, names)
     dataset: Dataset = ray.data.from_items(
         [
             {"shard": name, "files": [file.packed() for file in files], "before": before[name]}

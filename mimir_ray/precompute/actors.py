@@ -23,7 +23,7 @@ from mimir_ray.storage import Table, join, local_copy
 from mimir_ray.video import read_frames
 
 Facts = dict[str, Any]
-"""A shard's name, which of its tables are to be made, and what was done."""
+"""A shard's name, those that its files were in before, which of its tables are to be made, and what was done."""
 
 
 class LatentEncoder:
@@ -78,7 +78,7 @@ class LLMEncoder:
         return _complete(self.table, facts, partial(keyed_captions, self.data), encode, upstream)
 
     def encode(self, shard: str, captions: Sequence[Caption]) -> list[Row]:
-        given = None if self.answered is None else stored_answers(self.answered, shard)
+        given = None if self.answered is None else stored_answers(self.answered, [shard])
         return llm_rows(captions, self.branch, self.config, given)
 
 
@@ -92,5 +92,6 @@ def _complete(
     """Complete the shard where the driver found it pending. Adds what was done."""
     encoded, began_s = 0, time.perf_counter()
     if facts[table.name]:
-        encoded = complete(table, facts["shard"], inputs(facts["shard"]), encode, upstream)
+        shard = facts["shard"]
+        encoded = complete(table, shard, facts["before"], inputs(shard), encode, upstream)
     return facts | {f"{table.name}_encoded": encoded, f"{table.name}_busy_s": time.perf_counter() - began_s}

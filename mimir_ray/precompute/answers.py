@@ -42,9 +42,9 @@ def answers_row(caption: Caption, answers: list[list[int]], config: PrecomputeCo
     return {**caption, "sampled": sampled, "instructions": answers[config.answers :], "status": "ok", "reason": ""}
 
 
-def stored_answers(table: Table, shard: str) -> dict[str, Answers]:
-    """What a shard holds, by the text of the caption; only what is ok."""
-    return {row["text"]: _answers(row) for row in kept_rows(table, shard).values()}
+def stored_answers(table: Table, shards: Iterable[str]) -> dict[str, Answers]:
+    """What shards hold, by the text of the caption; only what is ok."""
+    return {row["text"]: _answers(row) for row in kept_rows(table, shards).values()}
 
 
 def answered_questions(

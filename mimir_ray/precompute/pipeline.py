@@ -2,11 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run_shards, through_engine
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.asking import Tell, ask, engine_config
@@ -16,7 +15,7 @@ from mimir_ray.precompute.inputs import curated_shards
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.summary import PrecomputeSummary
-from mimir_ray.storage import Table, absolute, account, join
+from mimir_ray.storage import Table, absolute, account, join, predecessors
 from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
 
 if TYPE_CHECKING:
@@ -59,7 +58,10 @@ def precompute(
     for size in config.sizes:
         check_size(vae, transformer, size.num_frames, size.height, size.width)
     shards = curated_shards(data)
-    tables = _open_tables(data, table_keys(model, config), set(shards), overwrite)
+    keys = table_keys(model, config)
+    tables = {name: Table(join(data, name)) for name in keys}
+    for name, table in tables.items():
+        table.begin(keys[name], overwrite)
     found = survey(data, tables, shards)
     pending = found.pending
     waiting = ", ".join(f"{len(names)} for {name}" for name, names in pending.items())
@@ -67,10 +69,10 @@ def precompute(
     rows: dict[str, int] = dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
     if todo := sorted(set().union(*pending.values())):
-        dataset, before = plan(data, model, config, pending, engine), len(shards) - len(todo)
+        dataset = plan(data, model, config, pending, _encoded_before(tables, shards), engine)
         for name in filter(pending.get, pending):
             tables[name].reopen()
-        for facts in run_shards(dataset, "precompute", before, len(shards), progress):
+        for facts in run_shards(dataset, "precompute", len(shards) - len(todo), len(shards), progress):
             for name in tables:
                 rows[name] += int(facts.get(f"{name}_encoded", 0))
                 busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
@@ -80,6 +82,8 @@ def precompute(
             raise RuntimeError(
                 f"shards were given up ({listed}); Ray's log has the reason; run again to try them again"
             )
+    for table in tables.values():  # what was of use in them is in other shards now
+        table.drop(set(table.shards()) - set(shards))
     return PrecomputeSummary(
         tables={name: table.finish(found.inputs[name]) for name, table in tables.items()},
         accounts={name: account(table) for name, table in tables.items()},
@@ -95,13 +99,14 @@ def plan(
     model: ModelConfig,
     config: PrecomputeConfig,
     pending: dict[str, list[str]],
+    before: dict[str, list[str]],
     engine: Callable[[EngineConfig], Engine] = vllm_engine,
 ) -> "ray.data.Dataset":
     """The whole pipeline: shard names -> VAE -> T5 -> LLM, each stage one pool of actors that hold one encoder each.
     Where an engine writes the answers, it stands before the LLM.
 
-    A stage none of whose shards is pending is left out, with its model. Raises UserError for an engine that is needed
-    and not there.
+    ``before`` are the shards that the files of each one may have been in. A stage none of whose shards is pending is
+    left out, with its model. Raises UserError for an engine that is needed and not there.
     """
     import ray.data
 
@@ -110,7 +115,7 @@ def plan(
     names = sorted(set().union(*pending.values()))
     todo = {table: set(shards) for table, shards in pending.items()}
     dataset: ray.data.Dataset = ray.data.from_items(  # one row, and one block, a shard: stages overlap shard by shard
-        [{"shard": name} | {table: name in todo[table] for table in pending} for name in names],
+        [{"shard": name, "before": before[name]} | {table: name in todo[table] for table in pending} for name in names],
         override_num_blocks=len(names),
     )
     encoders: dict[str, Any] = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
@@ -128,10 +133,9 @@ def plan(
     return dataset
 
 
-def _open_tables(data: str, keys: dict[str, Config], expected: set[str], overwrite: bool) -> dict[str, Table]:
-    """Begin every table; shards of clips that are no longer there are dropped."""
-    tables = {name: Table(join(data, name)) for name in keys}
-    for name, table in tables.items():
-        table.begin(keys[name], overwrite)
-        table.drop([shard for shard in table.shards() if shard not in expected])
-    return tables
+def _encoded_before(tables: Mapping[str, Table], shards: Sequence[str]) -> dict[str, list[str]]:
+    """For each shard the other ones with rows that may be of the same files: one whose files change gets another name.
+
+    Such shards are there until nothing is pending any more.
+    """
+    return predecessors(shards, {shard for table in tables.values() for shard in table.shards()})

@@ -7,7 +7,7 @@ reason there is another one.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -89,13 +89,19 @@ def _look(
 def complete(
     table: Table,
     shard: str,
+    before: Sequence[str],
     wanted: Sequence[tuple[Key, In]],
     encode: Callable[[Sequence[In]], list[Row]],
     upstream: Table | None = None,
 ) -> int:
     """Commit a shard: its settled rows, and the rest encoded, in the order of the inputs. Returns the number of these
-    last."""
-    there = settled_rows(table, shard, [key for key, _ in wanted], upstream)
+    last.
+
+    Args:
+        before: shards whose rows may be those of its inputs too: its files were in them.
+        upstream: the table that can lack what this one is made of.
+    """
+    there = settled_rows(table, [*before, shard], [key for key, _ in wanted], upstream)
     rest = [item for key, item in wanted if key not in there]
     fresh = iter(encode(rest))
     rows = [there[key] if key in there else next(fresh) for key, _ in wanted]
@@ -103,20 +109,24 @@ def complete(
     return len(rest)
 
 
-def settled_rows(table: Table, shard: str, wanted: Sequence[Key], upstream: Table | None) -> dict[Key, Row]:
-    """The rows of a shard that need no encoding: those that stay, and those that ``upstream`` could not encode."""
-    there = kept_rows(table, shard)
+def settled_rows(table: Table, shards: Sequence[str], wanted: Sequence[Key], upstream: Table | None) -> dict[Key, Row]:
+    """The rows of the last shard that need no encoding: those that stay, in it or in the ones before it, and those that
+    ``upstream`` could not encode."""
+    there = kept_rows(table, shards)
     if upstream is not None:
-        there |= carried_rows(upstream, shard, table.name, [key for key in wanted if key not in there])
+        there |= carried_rows(upstream, shards[-1], table.name, [key for key in wanted if key not in there])
     return there
 
 
-def kept_rows(table: Table, shard: str) -> dict[Key, Row]:
-    """The ok rows of a shard, if it is committed and can be read."""
-    rows = _read(table, shard) if table.has(shard) else None
-    if rows is None:
-        return {}
-    return {_key(table.name, row): row for row in rows.filter(pc.equal(rows["status"], "ok")).to_pylist()}
+def kept_rows(table: Table, shards: Iterable[str]) -> dict[Key, Row]:
+    """The ok rows of those shards that are committed and can be read."""
+    kept: dict[Key, Row] = {}
+    for shard in shards:
+        rows = _read(table, shard) if table.has(shard) else None
+        if rows is not None:
+            ok = rows.filter(pc.equal(rows["status"], "ok"))
+            kept |= {_key(table.name, row): row for row in ok.to_pylist()}
+    return kept
 
 
 def carried_rows(upstream: Table, shard: str, name: str, keys: Sequence[Key]) -> dict[Key, Row]:

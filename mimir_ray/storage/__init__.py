@@ -10,6 +10,7 @@ What is pending is what is not there, so a stage that was killed continues with 
 """
 
 from mimir_ray.storage.accounts import Account, account, render_accounts
+from mimir_ray.storage.buckets import predecessors, shard_name
 from mimir_ray.storage.files import (
     absolute,
     content_id,
@@ -45,9 +46,11 @@ __all__ = [
     "list_files",
     "local_copy",
     "parent",
+    "predecessors",
     "read_bytes",
     "read_json",
     "render_accounts",
+    "shard_name",
     "upload",
     "write_bytes",
     "write_json",

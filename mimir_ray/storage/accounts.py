@@ -29,14 +29,14 @@ def account(table: Table, rejected_by: str = "reason") -> Account:
     """Count the rows of a table, shard by shard; those rejected by the column `rejected_by`."""
     ok, rejected, quarantined = 0, Counter[str](), Counter[str]()
     columns = list(dict.fromkeys(["status", "reason", rejected_by]))
-    for rows in table.scan(columns):
-        for row in rows.group_by(columns).aggregate([([], "count_all")]).to_pylist():
-            if row["status"] == "ok":
-                ok += row["count_all"]
-            elif row["status"] == "rejected":
-                rejected[row[rejected_by]] += row["count_all"]
-            else:
-                quarantined[row["reason"]] += row["count_all"]
+    for values, rows in table.count(columns).items():
+        status, reason, *_ = values
+        if status == "ok":
+            ok += rows
+        elif status == "rejected":
+            rejected[values[columns.index(rejected_by)]] += rows
+        else:
+            quarantined[reason] += rows
     return Account(
         inputs=ok + rejected.total() + quarantined.total(),
         ok=ok,

@@ -4,6 +4,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ from mimir_ray.storage.shard import Shard, encode_shard
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_REASONS = 200
+_READERS = 16
+"""Shards that are counted together: on an object store one waits for each of their files."""
 
 
 class AccountingError(RuntimeError):
@@ -118,6 +121,19 @@ class Table:
         for shard in self.shards():
             yield self.read(shard, columns)
 
+    def count(self, columns: Sequence[str], shards: Sequence[str] | None = None) -> Counter[tuple[Any, ...]]:
+        """Rows by the values that they have in `columns`, over all committed shards unless some are named."""
+
+        def count(shard: str) -> pa.Table:
+            return self.read(shard, columns).group_by(list(columns)).aggregate([([], "count_all")])
+
+        counts: Counter[tuple[Any, ...]] = Counter()
+        with ThreadPoolExecutor(_READERS) as readers:
+            for counted in readers.map(count, self.shards() if shards is None else shards):
+                for row in counted.to_pylist():
+                    counts[tuple(row[column] for column in columns)] += row["count_all"]
+        return counts
+
     def begin(self, config: Config, overwrite: bool = False) -> None:
         """Open the table for a run with ``config``; what an equal configuration committed before is kept.
 
@@ -166,17 +182,11 @@ class Table:
         statuses: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         shards = self.shards()
-        for shard in shards:
-            for row in (
-                self.read(shard, ["status", "reason"])
-                .group_by(["status", "reason"])
-                .aggregate([([], "count_all")])
-                .to_pylist()
-            ):
-                statuses[row["status"]] += row["count_all"]
-                if row["status"] != "ok":
-                    known = row["reason"] in reasons or len(reasons) < _MAX_REASONS
-                    reasons[row["reason"] if known else "(other)"] += row["count_all"]
+        for (status, reason), rows in self.count(["status", "reason"], shards).items():
+            statuses[status] += rows
+            if status != "ok":
+                known = reason in reasons or len(reasons) < _MAX_REASONS
+                reasons[reason if known else "(other)"] += rows
         if statuses.total() != inputs:
             raise AccountingError(
                 f"{self.uri}: {inputs} inputs but {statuses['ok']} ok + {statuses['rejected']} rejected + "

@@ -15,11 +15,8 @@ from mimir_ray.training.validation import require_room
 from mimir_ray.training.validator import Validator
 
 
-def check_cluster(data: TrainingData, model: ModelConfig, config: TrainingConfig) -> bool:
-    """Whether the workers get GPUs.
-
-    Raises UserError for too few CPUs or GPUs, for which Ray would wait for ever, and for too little memory.
-    """
+def check_workers(config: TrainingConfig) -> bool:
+    """Whether the workers get GPUs. Raises UserError for too few CPUs or GPUs, for which Ray would wait for ever."""
     import ray
 
     cluster: Any = ray
@@ -31,8 +28,12 @@ def check_cluster(data: TrainingData, model: ModelConfig, config: TrainingConfig
         cpus=resources.get("CPU", 0) - (0 if gpu else workers),
         gpus=resources.get("GPU", 0) - (workers if gpu else 0),
     )
-    check_fits(model, config, max(data.buckets, key=math.prod), cluster_nodes(), gpu=gpu)
     return gpu
+
+
+def check_memory(data: TrainingData, model: ModelConfig, config: TrainingConfig, *, gpu: bool) -> None:
+    """Raises UserError where the machines' memory does not hold what the largest samples take."""
+    check_fits(model, config, max(data.buckets, key=math.prod), cluster_nodes(), gpu=gpu)
 
 
 def fit(
@@ -56,7 +57,7 @@ def fit(
     ``max_failures``.
     """
     # A report blocks until the controller has looked, and it looks every 2 s unless told otherwise.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 

@@ -12,7 +12,7 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import absolute, content_id, join
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.feed import Feed
-from mimir_ray.training.fit import check_cluster, fit
+from mimir_ray.training.fit import check_memory, check_workers, fit
 from mimir_ray.training.loggers import open_loggers
 from mimir_ray.training.metrics import Row, read_metrics, row_text
 from mimir_ray.training.run import METRICS, Run, begin, finish, finished
@@ -52,7 +52,7 @@ def train(
     model: ModelConfig,
     config: TrainingConfig,
     *,
-    source: Source | None = None,
+    source: Callable[[], Source] | None = None,
     on_metrics: Callable[[Row], None] | None = None,
     generation: GenerationConfig | None = None,
     scorer: Scorer | None = None,
@@ -64,7 +64,8 @@ def train(
     nothing where the run has finished.
 
     Args:
-        source: where the rows are if not in tables under ``data``; the same rows make the same run.
+        source: makes the rows if they are not in tables under ``data``; the same rows make the same run. It is called
+            when nothing but the rows can stop the run.
         on_metrics: called in a thread of this process with every row of metrics.jsonl as it is written; where None, a
             log line tells of each.
         generation: size, steps and guidance of the videos that ``config.validation`` asks for, and their device.
@@ -78,7 +79,9 @@ def train(
     began = time.monotonic()
     check_validation(config, generation, scorer)
     data, out, model = absolute(data), absolute(out), model.located()
-    prepared = open_data(data, model.fuser.decoder, config.caption_weights, source)
+    if source is not None:  # before it encodes for hours
+        check_workers(config)
+    prepared = open_data(data, model.fuser.decoder, config.caption_weights, source and source())
     run = Run(
         model=model,
         training=config,
@@ -92,7 +95,8 @@ def train(
         if prepared.unusable:
             logger.warning("%d clips have no usable caption and take no part", prepared.unusable)
         logger.info("training on %d clips, %d steps of %d", prepared.clips, config.steps, config.batch_size)
-        gpu = check_cluster(prepared, model, config)
+        gpu = check_workers(config)
+        check_memory(prepared, model, config, gpu=gpu)
         with open_loggers(config.logging, out, run.model_dump(mode="json")) as loggers:
             show = on_metrics or partial(_log, config.steps)
             with Feed([show, loggers.log], [_log_validation, loggers.log_validation]) as feed:

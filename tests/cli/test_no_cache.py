@@ -11,6 +11,7 @@ from mimir_ray.precompute import encode_in_memory, precompute
 from mimir_ray.storage import Table
 from mimir_ray.training import train
 from mimir_ray.training.metrics import read_metrics
+from mimir_ray.training.source import Source
 from tests.cli.command import mimir
 from tests.precompute.world import curated, tiny_model
 
@@ -60,7 +61,7 @@ def test_a_run_without_cache_is_the_run_from_tables(tmp_path: Path) -> None:
             stored, rows = table.read(shard), held.open(name, shard).rows
             ok = pc.equal(stored["status"], "ok")
             assert rows.filter(ok).equals(stored.filter(ok))
-    again = train(str(data), str(tmp_path / "second"), recipe.model, recipe.training, source=held)
+    again = train(str(data), str(tmp_path / "second"), recipe.model, recipe.training, source=lambda: held)
     assert again.already_finished, "it is the same run, wherever its rows come from"
 
 
@@ -74,3 +75,13 @@ def test_a_size_that_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
     recipe = load_recipe("shapes", ["precompute.height=60"])
     with pytest.raises(UserError, match=r"height=60 must be a positive multiple"):
         encode_in_memory(str(tmp_path), recipe.model, recipe.precompute)
+
+
+def test_nothing_is_encoded_for_a_run_that_cannot_start(tmp_path: Path) -> None:
+    recipe = load_recipe("shapes", ["training.workers=1000", "training.batch_size=1000"])
+
+    def encode() -> Source:
+        raise AssertionError("it was encoded")
+
+    with pytest.raises(UserError, match=r"training\.workers=1000 need a"):
+        train(str(tmp_path), str(tmp_path / "out"), recipe.model, recipe.training, source=encode)

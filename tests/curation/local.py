@@ -8,7 +8,6 @@ import pytest
 
 from mimir_ray.curation import CurationConfig, CurationSummary, curate
 from mimir_ray.curation.discover import SourceFile, discover
-from mimir_ray.curation.heirs import predecessors
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.stages import judge, score, scoring_stages, split
 from mimir_ray.curation.tables import Row, outcome_table, rows_of
@@ -20,7 +19,7 @@ SHARD = "all"
 def curate_here(sources: list[Path], out: Path, config: CurationConfig) -> tuple[list[Row], list[Row]]:
     """Rows of `videos` and of `clips`, all in one shard."""
     files = discover([str(source) for source in sources])
-    list(LocalPipeline({SHARD: files}, str(out), config).iter_rows())
+    list(LocalPipeline({SHARD: files}, {SHARD: []}, str(out), config).iter_rows())
     return rows_of(outcome_table(str(out), "videos"), SHARD), rows_of(outcome_table(str(out), "clips"), SHARD)
 
 
@@ -36,6 +35,7 @@ class LocalPipeline:
     """Stands in for `pipeline`: what is done to its shards, one after another."""
 
     shards: dict[str, list[SourceFile]]
+    before: dict[str, list[str]]
     out: str
     config: CurationConfig
     engine: Callable[[EngineConfig], Engine] = vllm_engine
@@ -44,9 +44,8 @@ class LocalPipeline:
         """Do it; a row a shard."""
         rules, stages = Rules.of(self.config), scoring_stages(self.config)
         names = [stage.name for stage in stages]
-        before = predecessors(self.out, self.shards, names)
         for shard, files in self.shards.items():
-            row = {"shard": shard, "files": [file.packed() for file in files], "before": before[shard]}
+            row = {"shard": shard, "files": [file.packed() for file in files], "before": self.before[shard]}
             split(row, self.out, self.config)
             for place, stage in enumerate(stages):
                 score({"shard": shard}, self.out, stage, names[:place], rules, stage.load())

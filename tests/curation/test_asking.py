@@ -191,22 +191,19 @@ def test_lost_answers_leave_their_shards_pending_and_are_asked_for_again(
     assert {row["index"] for row in asked(log)} < {0, 1, 2, 3, 4}, "shards that lost nothing are not asked about again"
 
 
-def test_answers_are_kept_before_their_shard_is_whole(
-    config: CurationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_shard_is_committed_when_it_is_whole_and_an_answer_that_comes_twice_is_one(
+    config: CurationConfig, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mimir_ray.curation.asking.COMMIT_EVERY", 1)
     (stage,) = [stage for stage in scoring_stages(config) if stage.name == "recaption"]
-    out = str(tmp_path)
+    tell, table = Tell(str(tmp_path), stage), stage_table(str(tmp_path), "recaption")
     row = {"shard": "one", "clips": 2, "failed": "", "error": "", "text": CAPTION, "tokens": [1, 2]}
-    assert Tell(out, stage)(row | {"clip_id": "a"}) is None
-    assert set(stage_rows(tmp_path, "recaption")) == {"a"}
-    restarted = Tell(out, stage)
-    assert restarted(row | {"clip_id": "a"}) is None, "an answer that comes twice is one"
-    assert restarted(row | {"clip_id": "b"}) == {"shard": "one"}
+    assert [tell(row | {"clip_id": clip_id}) for clip_id in "aa"] == [None, None]
+    assert not table.has("one"), "what is asked of a shard is the same until it is whole"
+    assert tell(row | {"clip_id": "b"}) == {"shard": "one"}
     assert set(stage_rows(tmp_path, "recaption")) == {"a", "b"}
     nothing = {"shard": "two", "clips": 0, "failed": "", "clip_id": "", "error": "nothing to ask"}
-    assert restarted(nothing) == {"shard": "two"}
-    assert stage_table(out, "recaption").has("two")
+    assert tell(nothing) == {"shard": "two"}
+    assert table.has("two")
 
 
 def test_a_model_that_cannot_be_asked_is_one_message(

@@ -42,6 +42,24 @@ def test_a_file_that_joins_leaves_the_scores_of_the_others(tmp_path: Path) -> No
     assert not {names["a.mp4"], names["b.mp4"]} & set(now)
 
 
+def test_files_keep_their_scores_when_a_grown_corpus_is_cut_into_more_shards(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    few = override(CONFIG, ["files_per_shard=2"])
+    for index in range(2):
+        save(source / f"{index}.mp4", moving(background=120 + 20 * index))
+    curate_whole([str(source)], str(out), few)
+    before = measured(out)
+    for index in range(2, 6):
+        save(source / f"{index}.mp4", moving(background=120 + 20 * index))
+    curate_whole([str(source)], str(out), few)
+    table = stage_table(str(out), "measure")
+    assert len(table.shards()) > 1
+    now = {row["clip_id"]: row for shard in table.shards() for row in rows_of(table, shard)}
+    assert len(now) == 6
+    assert {clip_id: now[clip_id] for clip_id in before} == before, "measured once: even the seconds are the same"
+
+
 def test_a_clip_that_failed_gets_another_try(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()

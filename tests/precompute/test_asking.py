@@ -26,7 +26,7 @@ from mimir_ray.precompute.components import load_llm, load_llm_reader
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Table
 from mimir_ray.vllm import Engine, EngineConfig, engine_around, ray_processor, to_ray
-from tests.precompute.test_pipeline import SHARDS, commit
+from tests.precompute.test_pipeline import SHARDS, commit, regroup
 from tests.precompute.world import CONFIG, curated, rows_of, tiny_model
 
 TO_VLLM = override(CONFIG, ["engine=vllm"])
@@ -83,7 +83,7 @@ def _about(text: str, instructions: Sequence[str]) -> list[str]:
 
 def answered_here(data: Path, model: ModelConfig, config: Any, shard: str) -> list[dict[str, Any]]:
     """Both steps of a shard in this process; returns the rows that the engine was to answer."""
-    facts = {"shard": shard, "answers": True, "llm_tokens": True}
+    facts = {"shard": shard, "before": [], "answers": True, "llm_tokens": True}
     asked = list(ask(facts, str(data), model, config))
     tell = Tell(str(data), model, config)
     told = [tell(written(row, str(model.llm))) for row in asked]
@@ -149,6 +149,25 @@ def test_every_question_of_a_shard_is_asked_once(asked: Path, model: ModelConfig
     expected = {"max_tokens": 6, "temperature": 0.8, "top_p": 0.9, "stop_token_ids": stops}
     assert {name: value for name, value in sampling.items() if name != "seed"} == expected
     assert load_llm_reader(model).stop_ids == stops
+
+
+@pytest.mark.slow
+def test_shards_of_other_names_ask_nothing_about_captions_that_were_answered(
+    asked: Path, model: ModelConfig, tmp_path: Path
+) -> None:
+    data = copy_of(asked, tmp_path)
+    tables = ["clips", "captions", "latents", "t5_tokens", "answers", "llm_tokens"]
+    regroup(data, tables, {"00000-old": [0, 1], "00001-kept": [2]})
+    regroup(data, ["clips", "captions"], {"00000-new": [0, 1], "00001-kept": [2]})
+    texts = Table(str(data / "captions")).read("00000-new").to_pylist()
+    texts[0]["text"] = "a green circle waits"
+    commit(data, "captions", "00000-new", texts)
+    before = rows_of(data, "answers")
+    log = tmp_path / "asked.jsonl"
+    summary = precompute(str(data), model, TO_VLLM, engine=partial(engine, log=log))
+    assert summary.rows_encoded == {"latents": 1, "t5_tokens": 1, "answers": 1, "llm_tokens": 1}
+    assert len(logged(log)) == CONFIG.answers + 4
+    assert [row["text"] for row in rows_of(data, "answers") if row not in before] == ["a green circle waits"]
 
 
 @pytest.mark.slow
@@ -255,13 +274,13 @@ def test_instructions_without_the_prompt_are_asked_once_a_shard(
     assert len(asked) == len(captions) * CONFIG.answers + 4
     given = rows_of(data, "llm_tokens")
     Table(str(data / "llm_tokens")).drop(["shard-1"])
-    LLMEncoder(str(data), everyone, CONFIG)({"shard": "shard-1", "llm_tokens": True})
+    LLMEncoder(str(data), everyone, CONFIG)({"shard": "shard-1", "before": [], "llm_tokens": True})
     assert given == rows_of(data, "llm_tokens")
 
 
 def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path, "answers")
-    for row in ask({"shard": "shard-2", "answers": True}, str(data), model, TO_VLLM):
+    for row in ask({"shard": "shard-2", "before": [], "answers": True}, str(data), model, TO_VLLM):
         taken = to_ray(row)
         if row["error"]:
             assert taken["__inference_error__"] == row["error"]
@@ -269,14 +288,14 @@ def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_
         assert taken["tokenized_prompt"] == load_llm(model, 0).query_ids(row["asked"])
         assert taken["carried"]["facts"]["shard"] == "shard-2"
     short = override(TO_VLLM, ["vllm.max_model_len=10"])
-    rows = list(ask({"shard": "shard-1", "answers": True}, str(data), model, short))
+    rows = list(ask({"shard": "shard-1", "before": [], "answers": True}, str(data), model, short))
     assert all("context of 10 tokens" in row["error"] for row in rows)
 
 
 def test_an_answer_without_a_token_is_none(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path, "answers")
     tell = Tell(str(data), model, TO_VLLM)
-    for row in ask({"shard": "shard-1", "answers": True}, str(data), model, TO_VLLM):
+    for row in ask({"shard": "shard-1", "before": [], "answers": True}, str(data), model, TO_VLLM):
         tell(row | {"tokens": [], "error": ""})
     assert {row["reason"] for row in rows_of(data, "answers")} == {"the engine wrote nothing, not even an end token"}
 

@@ -3,7 +3,7 @@
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,21 @@ def commit(data: Path, name: str, shard: str, rows: list[dict[str, Any]]) -> Non
     Table(str(data / name)).commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS[name]))
 
 
+def regroup(data: Path, names: Sequence[str], shards: Mapping[str, Sequence[int]]) -> None:
+    """Put the rows of tables into shards by the number in their clips' ids, as curation names shards."""
+    for name in names:
+        table, rows = Table(str(data / name)), rows_of(data, name)
+        table.drop(table.shards())
+        for shard, numbers in shards.items():
+            commit(data, name, shard, [row for row in rows if int(row["clip_id"].split("-")[1]) in numbers])
+        table.finish(len(rows))
+
+
+def ids_and_states(data: Path, name: str) -> list[str]:
+    """Every row of a table, in an order that does not depend on shards."""
+    return sorted(map(repr, rows_of(data, name)))
+
+
 def file_of(data: Path, name: str, shard: str) -> tuple[bytes, int]:
     """Bytes and time of a shard."""
     file = data / name / f"{shard}.parquet"
@@ -68,7 +83,7 @@ def encoded_here(data: Path, model: ModelConfig) -> dict[str, list[str]]:
 
         setattr(encoder.branch, method, counted)
         for shard in pending[name]:
-            encoder({"shard": shard, name: True})
+            encoder({"shard": shard, "before": [], name: True})
     return seen
 
 
@@ -102,7 +117,7 @@ def test_a_killed_run_ends_with_the_rows_of_an_uninterrupted_loop(
     for encoder_class in (LatentEncoder, T5Encoder, LLMEncoder):
         encoder = encoder_class(str(data), model, CONFIG)
         for shard in ("shard-0", "shard-1", "shard-2"):
-            encoder({"shard": shard, encoder.table.name: True})
+            encoder({"shard": shard, "before": [], encoder.table.name: True})
         assert rows_of(finished, encoder.table.name) == rows_of(data, encoder.table.name)
 
 
@@ -271,6 +286,25 @@ def test_a_clip_that_comes_and_one_that_goes_leave_the_others_alone(
         assert summary.tables[name].inputs == len(after) == len(before[name])
 
 
+@pytest.mark.slow
+def test_shards_of_other_names_inherit_the_rows_of_their_files(
+    finished: Path, model: ModelConfig, tmp_path: Path
+) -> None:
+    """As when a file joins a bucket, and when buckets are split: what is encoded is not encoded again."""
+    data = copy_of(finished, tmp_path)
+    regroup(data, ["clips", "captions", *TABLES], {"00000-old": [0, 1], "00001-kept": [2]})
+    assert precompute(str(data), model, CONFIG).rows_encoded == dict.fromkeys(TABLES, 0)
+    regroup(data, ["clips", "captions"], {"00000-new": [0], "00001-kept": [2], "00002-new": [1]})
+    kept = {name: file_of(data, name, "00001-kept") for name in TABLES}
+    before = {name: ids_and_states(data, name) for name in TABLES}
+    summary = precompute(str(data), model, CONFIG)
+    assert summary.rows_encoded == {"latents": 1, "t5_tokens": 0, "llm_tokens": 0}, "what is broken is tried again"
+    for name in TABLES:
+        assert Table(str(data / name)).shards() == ["00000-new", "00001-kept", "00002-new"]
+        assert ids_and_states(data, name) == before[name]
+        assert file_of(data, name, "00001-kept") == kept[name]
+
+
 def test_another_template_makes_llm_tokens_alone(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(finished, tmp_path)
     asked = model.model_copy(update={"language": model.language.model_copy(update={"question": "describe {prompt}"})})
@@ -333,6 +367,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model
         precompute(str(finished), model.model_copy(update={"base": str(tmp_path / "empty")}), CONFIG)
 
 
+@pytest.mark.slow
 def test_a_shard_that_cannot_be_encoded_is_named_and_the_others_are_kept(
     finished: Path, model: ModelConfig, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.storage import read_json
 from mimir_ray.training import TrainingSummary, train
 from mimir_ray.training.metrics import read_metrics
-from tests.training.runs import MIDDLE, SHORT, STEPS, WORLD, Outcome, World, config, outcome
+from tests.training.runs import COMBINATIONS, MIDDLE, SHORT, STEPS, WORLD, Outcome, World, config, outcome
 from tests.training.tables import write_tables
 from tests.training.test_engine import assert_identical
 
@@ -67,19 +67,19 @@ def summary(world: World, out: str, ray_session: None) -> TrainingSummary:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(("stage", "precision"), COMBINATIONS)
 def test_a_killed_worker_changes_nothing_under_any_stage(
-    stage: int, world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
+    stage: int, precision: str, world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
 ) -> None:
-    made = config(zero_stage=stage, max_failures=1, keep_checkpoints=STEPS)
+    made = config(zero_stage=stage, precision=precision, max_failures=1, keep_checkpoints=STEPS)
     out, kill = str(tmp_path / "killed"), KillOnce(at_step=MIDDLE + 1)
     assert train(world.data, out, world.model, made, on_metrics=kill).resumed_from >= MIDDLE
     assert kill.done
-    whole: Outcome = runs[0][f"stage{stage} fp32"]
+    whole: Outcome = runs[0][f"stage{stage} {precision}"]
     rows = read_metrics(f"{out}/metrics.jsonl")[:SHORT]
     found = outcome(rows, Path(out, "checkpoints", f"step-{SHORT:08d}"), made)
     for step, (left, right) in enumerate(zip(whole.losses, found.losses, strict=True), start=1):
-        logger.info("ZeRO %d step %d: %r uninterrupted, %r killed", stage, step, left, right)
+        logger.info("ZeRO %d %s step %d: %r uninterrupted, %r killed", stage, precision, step, left, right)
     assert found.losses == whole.losses
     assert_identical(found, whole)
 

@@ -1,0 +1,69 @@
+"""What the Ray Data pipelines share, where their own tests do not reach it."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mimir_ray.dataflow import Row, run, through_engine
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+ROWS, FATAL = 8, 5
+PAYLOAD = b"\0" * 2**18
+
+
+def asking(shard: Row, marks: str) -> Iterator[Row]:
+    """A shard's rows; the first time that the second shard asks, its task dies in their midst."""
+    for index in range(ROWS):
+        mark = Path(marks, f"{shard['shard']}-{index}")
+        if mark.name == f"b-{FATAL}" and not mark.exists():
+            mark.touch()
+            os._exit(1)
+        yield {"shard": shard["shard"], "index": index, "payload": PAYLOAD, "error": ""}
+
+
+class Telling:
+    """Returns a shard with each row that comes once it is whole, as one does whose rows are committed."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[int]] = {}
+
+    def __call__(self, row: Row) -> Row | None:
+        seen = self._seen.setdefault(row["shard"], set())
+        seen.add(row["index"])
+        return {"shard": row["shard"], "seen": sorted(seen)} if len(seen) == ROWS else None
+
+
+def twice(row: Row) -> list[Row]:
+    return [row, row]
+
+
+def repeating(rows: "Dataset") -> "Dataset":
+    """An engine."""
+    return rows.flat_map(twice)
+
+
+def passing(rows: "Dataset") -> "Dataset":
+    """Another one."""
+    return rows
+
+
+@pytest.mark.parametrize("died", [True, False], ids=["the task dies once", "rows come twice"])
+def test_a_shard_loses_no_row_to_an_engine_and_comes_back_once(ray_session: None, tmp_path: Path, died: bool) -> None:
+    import ray.data
+
+    if not died:
+        (tmp_path / f"b-{FATAL}").touch()
+    names = ["a", "b", "c"]
+    shards = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=len(names))
+    engine, ask = passing if died else repeating, partial(asking, marks=str(tmp_path))
+    told = through_engine(shards, "test", engine, ask, Telling, num_cpus=0.5, max_retries=2)
+    told.context.target_max_block_size = 2**20  # so that rows leave a task before it ends
+    rows = list(run(told))
+    assert (tmp_path / f"b-{FATAL}").exists()
+    assert sorted((row["shard"], row["seen"]) for row in rows) == [(name, list(range(ROWS))) for name in names]
