@@ -124,8 +124,8 @@ def through_engine(
     has not delivered of the first. So both runs must make the same rows in the same order.
 
     Args:
-        ask: makes one or more rows of the engine's kind of a shard's row, in a task; the same ones each time until
-            `tell` has returned the shard.
+        ask: makes one or more rows of the engine's kind of a shard's row, in a task, with the shard's name in `shard`;
+            the same ones each time until `tell` has returned the shard.
         tell: makes, once and in the only actor that there is, what takes the engine's rows one by one and returns a
             shard's row when it has seen all that were made of it, until then None.
     """
@@ -157,7 +157,7 @@ def through_engine(
 
 
 class _Told:
-    """What `tell` makes, past which refusals go, and each shard once."""
+    """What `tell` makes, past which refusals go. It sees no more of a shard that it has returned."""
 
     def __init__(self, tell: Callable[[], Callable[[Row], Row | None]]) -> None:
         self._tell = tell()
@@ -166,11 +166,13 @@ class _Told:
     def __call__(self, row: Row) -> list[Row]:
         if row.get(_REFUSAL):
             return [row]
+        if row["shard"] in self._shards:  # a row that comes twice
+            return []
         try:
             told = self._tell(row)
         except UserError as error:
             return [row | {_REFUSAL: str(error)}]
-        if told is None or told["shard"] in self._shards:  # some of a shard's rows came twice
+        if told is None:
             return []
         self._shards.add(told["shard"])
         return [told]

@@ -1,6 +1,7 @@
 """What the Ray Data pipelines share, where their own tests do not reach it."""
 
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,24 +19,29 @@ PAYLOAD = b"\0" * 2**18
 
 
 def asking(shard: Row, marks: str) -> Iterator[Row]:
-    """A shard's rows; the first time that the second shard asks, its task dies in their midst."""
+    """A shard's rows; the first time that the second shard asks, its task dies when the first of them have arrived."""
+    died = Path(marks, "died")
     for index in range(ROWS):
-        mark = Path(marks, f"{shard['shard']}-{index}")
-        if mark.name == f"b-{FATAL}" and not mark.exists():
-            mark.touch()
+        if shard["shard"] == "b" and index == FATAL and not died.exists():
+            while not Path(marks, "arrived").exists():
+                time.sleep(0.05)
+            died.touch()
             os._exit(1)
         yield {"shard": shard["shard"], "index": index, "payload": PAYLOAD, "error": ""}
 
 
 class Telling:
-    """Returns a shard with each row that comes once it is whole, as one does whose rows are committed."""
+    """Returns a shard when it has seen all of its rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, marks: str) -> None:
+        self._arrived = Path(marks, "arrived")
         self._seen: dict[str, set[int]] = {}
 
     def __call__(self, row: Row) -> Row | None:
         seen = self._seen.setdefault(row["shard"], set())
         seen.add(row["index"])
+        if row["shard"] == "b":
+            self._arrived.touch()
         return {"shard": row["shard"], "seen": sorted(seen)} if len(seen) == ROWS else None
 
 
@@ -58,12 +64,12 @@ def test_a_shard_loses_no_row_to_an_engine_and_comes_back_once(ray_session: None
     import ray.data
 
     if not died:
-        (tmp_path / f"b-{FATAL}").touch()
+        (tmp_path / "died").touch()
     names = ["a", "b", "c"]
     shards = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=len(names))
     engine, ask = passing if died else repeating, partial(asking, marks=str(tmp_path))
-    told = through_engine(shards, "test", engine, ask, Telling, num_cpus=0.5, max_retries=2)
+    told = through_engine(shards, "test", engine, ask, partial(Telling, str(tmp_path)), num_cpus=0.5, max_retries=2)
     told.context.target_max_block_size = 2**20  # so that rows leave a task before it ends
     rows = list(run(told))
-    assert (tmp_path / f"b-{FATAL}").exists()
+    assert (tmp_path / "died").exists()
     assert sorted((row["shard"], row["seen"]) for row in rows) == [(name, list(range(ROWS))) for name in names]

@@ -27,7 +27,7 @@ class TrainingLine:
         if status.is_terminal:
             columns = (SpinnerColumn(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
             live = Progress(*columns, TextColumn("{task.fields[facts]}"), console=status, transient=True)
-            self._live = live, live.add_task("training", total=self._steps, facts="starting the workers")
+            self._live = live, live.add_task("training", total=self._steps, facts="starting")
             live.start()
         return self
 

@@ -63,7 +63,7 @@ class Tell:
             committed = rows_of(self._table, shard) if self._table.has(shard) else []
             self._scores[shard] = {row["clip_id"]: row for row in committed}
         scores = self._scores[shard]
-        if row["clip_id"]:
+        if row["clip_id"] and row["clip_id"] not in scores:
             scores[row["clip_id"]] = {"clip_id": row["clip_id"], "seconds": self._seconds()} | self._outcome(row)
         if len(scores) < row["clips"]:
             return None

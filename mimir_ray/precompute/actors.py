@@ -78,7 +78,9 @@ class LLMEncoder:
         return _complete(self.table, facts, partial(keyed_captions, self.data), encode, upstream)
 
     def encode(self, shard: str, captions: Sequence[Caption]) -> list[Row]:
-        given = None if self.answered is None else stored_answers(self.answered, [shard])
+        given = None
+        if self.answered is not None:
+            given = stored_answers(self.answered, shard, [], [tuple(caption.values()) for caption in captions])
         return llm_rows(captions, self.branch, self.config, given)
 
 

@@ -4,7 +4,7 @@ A row holds the K answers to the question, with their seeds, and those to the fo
 questions have one answer, so equal captions have equal rows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mimir_ray.model.config import LanguageConfig
@@ -42,9 +42,9 @@ def answers_row(caption: Caption, answers: list[list[int]], config: PrecomputeCo
     return {**caption, "sampled": sampled, "instructions": answers[config.answers :], "status": "ok", "reason": ""}
 
 
-def stored_answers(table: Table, shards: Iterable[str]) -> dict[str, Answers]:
-    """What shards hold, by the text of the caption; only what is ok."""
-    return {row["text"]: _answers(row) for row in kept_rows(table, shards).values()}
+def stored_answers(table: Table, shard: str, before: Sequence[str], wanted: Iterable[Key]) -> dict[str, Answers]:
+    """What a shard, or those before it, hold of the wanted captions, by the caption's text; only what is ok."""
+    return {row["text"]: _answers(row) for row in kept_rows(table, shard, before, wanted).values()}
 
 
 def answered_questions(

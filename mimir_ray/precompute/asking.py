@@ -39,8 +39,8 @@ def ask(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> 
     A question is asked with the token ids and the seed of the generator that `LLMBranch` has for it. One that does not
     fit the context passes by with the reason.
     """
-    questions = _unanswered([*facts["before"], facts["shard"]], data, model, config) if facts["answers"] else []
-    common = {"facts": facts, "questions": len(questions)}
+    questions = _unanswered(facts["shard"], facts["before"], data, model, config) if facts["answers"] else []
+    common = {"shard": facts["shard"], "facts": facts, "questions": len(questions)}
     if not questions:
         nothing = {"asked": "", "seed": 0, "prompt": [0], "sampling": "{}"}  # rows have the same columns throughout
         yield common | nothing | {"error": "nothing to ask"}
@@ -79,8 +79,7 @@ class Tell:
     def __call__(self, row: Row) -> Row | None:
         """Take one row."""
         facts: Row = row["facts"]
-        count = row["questions"]
-        shard = facts["shard"]
+        count, shard = row["questions"], row["shard"]
         told = self._told.setdefault(shard, {})
         if count:
             told[Question(row["asked"], row["seed"])] = row
@@ -92,11 +91,12 @@ class Tell:
         return facts | {"answers_encoded": asked, "answers_busy_s": since}
 
     def _commit(self, shard: str, before: Sequence[str], told: Mapping[Question, Row]) -> int:
-        stored = stored_answers(self._table, [*before, shard])
+        wanted = keyed_captions(self._data, shard)
+        stored = stored_answers(self._table, shard, before, [key for key, _ in wanted])
         answers: dict[Question, list[int] | str] = {question: _outcome(row) for question, row in told.items()}
         answers |= answered_questions(stored.items(), self._language, self._config)
         rows = partial(self._rows, answers)
-        return complete(self._table, shard, before, keyed_captions(self._data, shard), rows, self._upstream)
+        return complete(self._table, shard, before, wanted, rows, self._upstream)
 
     def _rows(self, answers: Mapping[Question, list[int] | str], captions: Sequence[Caption]) -> list[Row]:
         return [self._row(answers, caption) for caption in captions]
@@ -108,11 +108,14 @@ class Tell:
         return answers_row(caption, [answer for answer in written if not isinstance(answer, str)], self._config)
 
 
-def _unanswered(shards: Sequence[str], data: str, model: ModelConfig, config: PrecomputeConfig) -> list[Question]:
-    """Of the last shard; those before it may have answers to its questions."""
-    table, wanted = Table(join(data, "answers")), keyed_captions(data, shards[-1])
-    settled = settled_rows(table, shards, [key for key, _ in wanted], Table(join(data, "t5_tokens")))
-    known = answered_questions(stored_answers(table, shards).items(), model.language, config)
+def _unanswered(
+    shard: str, before: Sequence[str], data: str, model: ModelConfig, config: PrecomputeConfig
+) -> list[Question]:
+    """Questions about the captions of a shard that neither it nor those before it answer."""
+    table, wanted = Table(join(data, "answers")), keyed_captions(data, shard)
+    keys = [key for key, _ in wanted]
+    settled = settled_rows(table, shard, before, keys, Table(join(data, "t5_tokens")))
+    known = answered_questions(stored_answers(table, shard, before, keys).items(), model.language, config)
     texts = [caption["text"] for key, caption in wanted if key not in settled]
     asked = dict.fromkeys(question for text in texts for question in questions_about(text, model.language, config))
     return [question for question in asked if question not in known]

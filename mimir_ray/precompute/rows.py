@@ -7,7 +7,7 @@ reason there is another one.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
 from mimir_ray.records import SCHEMAS
-from mimir_ray.storage import Table
+from mimir_ray.storage import READERS, Table
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ KEYS: dict[str, tuple[str, ...]] = {
     "llm_tokens": _CAPTION,
 }
 """What a row is for, by table, in the order in which they are made; a clip's key begins those of its captions."""
-_READERS = 16
-"""Shards that the driver looks at together: on an object store it waits for each of their files."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def survey(data: str, tables: Mapping[str, Table], shards: Sequence[str]) -> Sur
     committed = {name: set(table.shards()) for name, table in tables.items()}
     inputs: Counter[str] = Counter(dict.fromkeys(tables, 0))
     pending: dict[str, list[str]] = {name: [] for name in tables}
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(READERS) as readers:
         found = readers.map(partial(_look, data=data, tables=tables, committed=committed), shards)
         for shard, (wanted, lacking) in zip(shards, found, strict=True):
             inputs.update(wanted)
@@ -98,10 +96,10 @@ def complete(
     last.
 
     Args:
-        before: shards whose rows may be those of its inputs too: its files were in them.
+        before: shards that may hold rows of the same inputs, which were in them before.
         upstream: the table that can lack what this one is made of.
     """
-    there = settled_rows(table, [*before, shard], [key for key, _ in wanted], upstream)
+    there = settled_rows(table, shard, before, [key for key, _ in wanted], upstream)
     rest = [item for key, item in wanted if key not in there]
     fresh = iter(encode(rest))
     rows = [there[key] if key in there else next(fresh) for key, _ in wanted]
@@ -109,24 +107,38 @@ def complete(
     return len(rest)
 
 
-def settled_rows(table: Table, shards: Sequence[str], wanted: Sequence[Key], upstream: Table | None) -> dict[Key, Row]:
-    """The rows of the last shard that need no encoding: those that stay, in it or in the ones before it, and those that
-    ``upstream`` could not encode."""
-    there = kept_rows(table, shards)
+def settled_rows(
+    table: Table, shard: str, before: Sequence[str], wanted: Sequence[Key], upstream: Table | None
+) -> dict[Key, Row]:
+    """The rows of a shard that need no encoding: those that stay, and those that ``upstream`` could not encode."""
+    there = kept_rows(table, shard, before, wanted)
     if upstream is not None:
-        there |= carried_rows(upstream, shards[-1], table.name, [key for key in wanted if key not in there])
+        there |= carried_rows(upstream, shard, table.name, [key for key in wanted if key not in there])
     return there
 
 
-def kept_rows(table: Table, shards: Iterable[str]) -> dict[Key, Row]:
-    """The ok rows of those shards that are committed and can be read."""
+def kept_rows(table: Table, shard: str, before: Sequence[str], wanted: Iterable[Key]) -> dict[Key, Row]:
+    """The wanted rows that are ok in a shard or, where it lacks them, in those ``before`` it."""
     kept: dict[Key, Row] = {}
-    for shard in shards:
-        rows = _read(table, shard) if table.has(shard) else None
-        if rows is not None:
-            ok = rows.filter(pc.equal(rows["status"], "ok"))
-            kept |= {_key(table.name, row): row for row in ok.to_pylist()}
+    missing = set(wanted)
+    for holder in (shard, *before):
+        if missing and table.has(holder):
+            kept |= _ok_rows(table, holder, missing)
+            missing -= kept.keys()
     return kept
+
+
+def _ok_rows(table: Table, shard: str, wanted: Set[Key]) -> dict[Key, Row]:
+    """Nothing of a shard that cannot be read."""
+    try:
+        names = table.read(shard, [*KEYS[table.name], "status"]).to_pylist()
+        keys = [_key(table.name, row) if row["status"] == "ok" else None for row in names]
+        places = [place for place, key in enumerate(keys) if key in wanted]
+        rows = table.open(shard).take(places).to_pylist() if places else []
+    except (OSError, pa.ArrowException) as error:
+        logger.warning("shard %s of %s cannot be read, and its rows are made anew: %s", shard, table.uri, error)
+        return {}
+    return {_key(table.name, row): row for row in rows}
 
 
 def carried_rows(upstream: Table, shard: str, name: str, keys: Sequence[Key]) -> dict[Key, Row]:
@@ -141,7 +153,7 @@ def carried_rows(upstream: Table, shard: str, name: str, keys: Sequence[Key]) ->
     }
 
 
-def _read(table: Table, shard: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+def _read(table: Table, shard: str, columns: Sequence[str]) -> pa.Table | None:
     try:
         return table.read(shard, columns)
     except (OSError, pa.ArrowException) as error:

@@ -12,6 +12,7 @@ What is pending is what is not there, so a stage that was killed continues with 
 from mimir_ray.storage.accounts import Account, account, render_accounts
 from mimir_ray.storage.buckets import predecessors, shard_name
 from mimir_ray.storage.files import (
+    READERS,
     absolute,
     content_id,
     exists,
@@ -31,6 +32,7 @@ from mimir_ray.storage.shard import Shard
 from mimir_ray.storage.table import AccountingError, Manifest, Table
 
 __all__ = [
+    "READERS",
     "Account",
     "AccountingError",
     "Manifest",

@@ -13,19 +13,26 @@ def shard_name(bucket: int, content: str) -> str:
 
 
 def predecessors(shards: Iterable[str], committed: Iterable[str]) -> dict[str, list[str]]:
-    """For each of `shards` the other committed ones that may hold rows of the same files.
+    """For each of all `shards` the other committed ones that may hold rows of the same files, and some that do not.
 
     A file's bucket is a number modulo a power of two, which grows with the corpus. So the files of two shards can be
-    the same where their buckets are, modulo the smaller power.
+    the same where their buckets are, modulo the smaller power. How many buckets there were when a shard was committed
+    nobody knows; at least as many as its own needs.
     """
     shards = list(shards)
-    others = sorted(set(committed) - set(shards))
-    buckets = min(_buckets(shards), _buckets(others))
-    alike: defaultdict[int, list[str]] = defaultdict(list)
-    for other in others:
+    buckets = max((_enough(_bucket(shard)) for shard in shards), default=1)
+    others: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for other in sorted(set(committed) - set(shards)):
         if (bucket := _bucket(other)) is not None:
-            alike[bucket % buckets].append(other)
-    return {shard: [] if (bucket := _bucket(shard)) is None else alike[bucket % buckets] for shard in shards}
+            modulus = min(buckets, _enough(bucket))
+            others[modulus, bucket % modulus].append(other)
+    moduli = sorted({modulus for modulus, _ in others})
+    found: dict[str, list[str]] = {}
+    for shard in shards:
+        bucket = _bucket(shard)
+        alike = [] if bucket is None else [others.get((modulus, bucket % modulus), []) for modulus in moduli]
+        found[shard] = [other for members in alike for other in members]
+    return found
 
 
 def _bucket(shard: str) -> int | None:
@@ -34,6 +41,6 @@ def _bucket(shard: str) -> int | None:
     return int(named[1]) if named else None
 
 
-def _buckets(shards: Iterable[str]) -> int:
-    """The least power of two that is more than each bucket."""
-    return int(2 ** max((_bucket(shard) or 0).bit_length() for shard in [*shards, ""]))
+def _enough(bucket: int | None) -> int:
+    """The least power of two that is more than a bucket."""
+    return 1 << (bucket or 0).bit_length()

@@ -18,6 +18,8 @@ import pyarrow.fs as pafs
 
 from mimir_ray.config import UserError
 
+READERS = 16
+"""Files that are read together where few bytes of each are wanted: on an object store one waits for each of them."""
 _NATIVE = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 _PUT_IS_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<host>[^/?]*)(?P<path>.*?)(?P<query>\?\w+=.*)?", re.DOTALL)

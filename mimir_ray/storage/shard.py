@@ -6,6 +6,7 @@ whole file, a request to an object store each. So the footer holds those columns
 """
 
 import base64
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -26,15 +27,17 @@ def encode_shard(rows: pa.Table) -> pa.Buffer:
     light = [field.name for field in rows.schema if not _holds_binary(field.type)]
     group = max(1, GROUP_BYTES * rows.num_rows // max(1, rows.nbytes))
     sink = pa.BufferOutputStream()
-    plain = _leaves(rows.schema, light)
     # Statistics and dictionaries of arrays would be arrays again; nobody looks for a row by its first bytes. The lower
-    # half of a bfloat16 is noise: zstd saves a fifth of such arrays, and costs a training two fifths of what it takes
-    # to read them.
+    # half of a bfloat16 is noise: zstd saves a fifth of such arrays, and to undo it is two fifths of reading them.
     with pq.ParquetWriter(
         sink,
         rows.schema,
-        compression=dict.fromkeys(plain, "zstd"),
-        use_dictionary=plain,
+        compression={
+            path: "none" if _is_binary(kind) else "zstd"
+            for field in rows.schema
+            for path, kind in _leaves(field.name, field.type)
+        },
+        use_dictionary=[name for name in light if not rows.schema.field(name).type.num_fields],
         write_statistics=False,
     ) as writer:
         writer.write_table(rows, row_group_size=group)
@@ -69,6 +72,17 @@ class Shard:
             rows = pq.read_table(source, columns=None if columns is None else list(columns))
         return rows.replace_schema_metadata(None)
 
+    def take(self, rows: Sequence[int]) -> pa.Table:
+        """Some rows, by ascending number; of groups without any of them nothing is read."""
+        groups: dict[int, list[int]] = {}
+        for row in rows:
+            groups.setdefault(bisect_right(self.starts, row) - 1, []).append(row)
+        columns = self._footer.schema.to_arrow_schema().names
+        return pa.concat_tables(
+            self.read_group(number, columns).take([row - self.starts[number] for row in members])
+            for number, members in groups.items()
+        )
+
     def read_group(self, number: int, columns: Sequence[str]) -> pa.Table:
         """One group of rows."""
         with self._system.open_input_file(self._path) as source:
@@ -85,11 +99,17 @@ def _to_ipc(rows: pa.Table) -> pa.Buffer:
 
 
 def _holds_binary(kind: pa.DataType) -> bool:
-    if pat.is_binary(kind) or pat.is_large_binary(kind):
-        return True
-    return any(_holds_binary(kind.field(index).type) for index in range(kind.num_fields))
+    return any(_is_binary(leaf) for _, leaf in _leaves("", kind))
 
 
-def _leaves(schema: pa.Schema, names: Sequence[str]) -> list[str]:
-    """Parquet's names of the plain columns among ``names``."""
-    return [name for name in names if not schema.field(name).type.num_fields]
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pat.is_binary(kind) or pat.is_large_binary(kind))
+
+
+def _leaves(path: str, kind: pa.DataType) -> list[tuple[str, pa.DataType]]:
+    """Parquet's paths and types of what a column holds, itself if that is nothing else."""
+    if pat.is_list(kind) or pat.is_large_list(kind):
+        return _leaves(f"{path}.list.element", kind.value_type)
+    if pat.is_struct(kind):
+        return [leaf for field in kind for leaf in _leaves(f"{path}.{field.name}", field.type)]
+    return [(path, kind)]

@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 from mimir_ray.config import Config, UserError, differences, fingerprint
 from mimir_ray.records import SCHEMA_VERSION, SCHEMAS, STATUSES
 from mimir_ray.storage.files import (
+    READERS,
     absolute,
     content_id,
     exists,
@@ -29,8 +30,6 @@ from mimir_ray.storage.shard import Shard, encode_shard
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_REASONS = 200
-_READERS = 16
-"""Shards that are counted together: on an object store one waits for each of their files."""
 
 
 class AccountingError(RuntimeError):
@@ -124,12 +123,12 @@ class Table:
     def count(self, columns: Sequence[str], shards: Sequence[str] | None = None) -> Counter[tuple[Any, ...]]:
         """Rows by the values that they have in `columns`, over all committed shards unless some are named."""
 
-        def count(shard: str) -> pa.Table:
+        def one(shard: str) -> pa.Table:
             return self.read(shard, columns).group_by(list(columns)).aggregate([([], "count_all")])
 
         counts: Counter[tuple[Any, ...]] = Counter()
-        with ThreadPoolExecutor(_READERS) as readers:
-            for counted in readers.map(count, self.shards() if shards is None else shards):
+        with ThreadPoolExecutor(READERS) as readers:
+            for counted in readers.map(one, self.shards() if shards is None else shards):
                 for row in counted.to_pylist():
                     counts[tuple(row[column] for column in columns)] += row["count_all"]
         return counts

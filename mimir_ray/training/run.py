@@ -12,7 +12,8 @@ from mimir_ray.training.config import TrainingConfig
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
-
+_RUN = "_run.json"
+_MANIFEST = "_manifest.json"
 
 _CHANGEABLE = {
     *("validation", "logging", "log_every", "max_skipped_steps", "max_failures"),
@@ -41,34 +42,56 @@ class Run(Config):
 
 def begin(out: str, run: Run) -> None:
     """Claim ``out`` for this run. Raises UserError where another one has already trained there."""
-    uri = join(out, "_run.json")
-    if exists(uri) and exists(join(out, METRICS)):
-        changed = differences(read_json(uri), run.model_dump(mode="json"))
-        if changed:
-            raise UserError(
-                f"{out} holds another run: {'; '.join(changed)}. Choose another --out, remove {out}, or undo the change"
-            )
+    held = _held(out)
+    if held is None:
+        write_json(join(out, _RUN), run.model_dump(mode="json"))
     else:
-        write_json(uri, run.model_dump(mode="json"))
+        _refuse_other(out, held, run)
+
+
+def check_out(out: str, model: ModelConfig, config: TrainingConfig) -> None:
+    """Raise UserError where ``out`` holds another run, as far as can be told while the rows are not known."""
+    held = _held(out)
+    if held is not None:
+        _refuse_other(out, held, Run(model=model, training=config, tables=held["tables"], samples=held["samples"]))
+
+
+def _held(out: str) -> dict[str, Any] | None:
+    """The run that has trained there, if one has."""
+    if not exists(join(out, _RUN)) or not exists(join(out, METRICS)):
+        return None
+    held: dict[str, Any] = read_json(join(out, _RUN))
+    return held
+
+
+def _refuse_other(out: str, held: dict[str, Any], run: Run) -> None:
+    if changed := differences(held, run.model_dump(mode="json")):
+        raise UserError(
+            f"{out} holds another run: {'; '.join(changed)}. Choose another --out, remove {out}, or undo the change"
+        )
 
 
 def finish(out: str, run: Run, seconds: float) -> None:
     """Say that the run has finished, with all that it had to write."""
     write_json(
-        join(out, "_manifest.json"),
+        join(out, _MANIFEST),
         run.model_dump(mode="json") | {"fingerprint": fingerprint(run), "seconds": seconds},
     )
 
 
+def ended(out: str) -> bool:
+    """Whether some run has finished there."""
+    return exists(join(out, _MANIFEST)) and exists(join(out, "export", "model_index.json"))
+
+
 def finished(out: str, run: Run) -> bool:
-    uri = join(out, "_manifest.json")
-    complete = exists(uri) and exists(join(out, "export", "model_index.json"))
-    return complete and bool(read_json(uri)["fingerprint"] == fingerprint(run))
+    """Whether this run has."""
+    return ended(out) and bool(read_json(join(out, _MANIFEST))["fingerprint"] == fingerprint(run))
 
 
 def read_run(out: str) -> Run:
     """Raises UserError where ``out`` is no run's directory."""
-    uri = join(out, "_run.json")
+    uri = join(out, _RUN)
     if not exists(uri):
         raise UserError(f"{out} is no training run (it has no _run.json); name the --out of `mimir train`")
     return from_dict(Run, read_json(uri), uri)

@@ -9,10 +9,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from mimir_ray.config import UserError
-from mimir_ray.storage import Table, join
+from mimir_ray.storage import READERS, Table, join
 
-READERS = 16
-"""Shards that the driver looks at together: on an object store it waits for each of their files."""
 _CLIP = ["clip_id"]
 _CAPTION = ["clip_id", "kind", "text"]
 

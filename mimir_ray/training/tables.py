@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from mimir_ray.config import UserError
-from mimir_ray.storage import content_id
+from mimir_ray.storage import READERS, content_id
 from mimir_ray.training.config import CaptionWeights
 from mimir_ray.training.order import Shape
-from mimir_ray.training.source import READERS, Source, StoredTables, tuples
+from mimir_ray.training.source import Source, StoredTables, tuples
 
 LATENTS_KEYS = ["clip_id", "shape", "status"]
 CAPTION_KEYS = ["clip_id", "kind", "text", "status"]

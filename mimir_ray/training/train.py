@@ -15,7 +15,7 @@ from mimir_ray.training.feed import Feed
 from mimir_ray.training.fit import check_memory, check_workers, fit
 from mimir_ray.training.loggers import open_loggers
 from mimir_ray.training.metrics import Row, read_metrics, row_text
-from mimir_ray.training.run import METRICS, Run, begin, finish, finished
+from mimir_ray.training.run import METRICS, Run, begin, check_out, ended, finish, finished
 from mimir_ray.training.source import Source
 from mimir_ray.training.tables import open_data
 from mimir_ray.training.validation import Scorer, Validation, check_validation
@@ -65,7 +65,7 @@ def train(
 
     Args:
         source: makes the rows if they are not in tables under ``data``; the same rows make the same run. It is called
-            when nothing but the rows can stop the run.
+            when the workers, and what ``out`` holds, have been looked at.
         on_metrics: called in a thread of this process with every row of metrics.jsonl as it is written; where None, a
             log line tells of each.
         generation: size, steps and guidance of the videos that ``config.validation`` asks for, and their device.
@@ -79,8 +79,10 @@ def train(
     began = time.monotonic()
     check_validation(config, generation, scorer)
     data, out, model = absolute(data), absolute(out), model.located()
-    if source is not None:  # before it encodes for hours
-        check_workers(config)
+    if source is not None:  # which encodes, for hours perhaps
+        check_out(out, model, config)
+        if not ended(out):
+            check_workers(config)
     prepared = open_data(data, model.fuser.decoder, config.caption_weights, source and source())
     run = Run(
         model=model,

@@ -201,6 +201,9 @@ def test_a_shard_is_committed_when_it_is_whole_and_an_answer_that_comes_twice_is
     assert not table.has("one"), "what is asked of a shard is the same until it is whole"
     assert tell(row | {"clip_id": "b"}) == {"shard": "one"}
     assert set(stage_rows(tmp_path, "recaption")) == {"a", "b"}
+    late = row | {"clip_id": "a", "failed": "ValueError", "error": "no answer the second time"}
+    assert tell(late) == {"shard": "one"}
+    assert {row["status"] for row in stage_rows(tmp_path, "recaption").values()} == {"ok"}
     nothing = {"shard": "two", "clips": 0, "failed": "", "clip_id": "", "error": "nothing to ask"}
     assert tell(nothing) == {"shard": "two"}
     assert table.has("two")

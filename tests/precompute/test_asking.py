@@ -157,17 +157,19 @@ def test_shards_of_other_names_ask_nothing_about_captions_that_were_answered(
 ) -> None:
     data = copy_of(asked, tmp_path)
     tables = ["clips", "captions", "latents", "t5_tokens", "answers", "llm_tokens"]
-    regroup(data, tables, {"00000-old": [0, 1], "00001-kept": [2]})
-    regroup(data, ["clips", "captions"], {"00000-new": [0, 1], "00001-kept": [2]})
-    texts = Table(str(data / "captions")).read("00000-new").to_pylist()
-    texts[0]["text"] = "a green circle waits"
-    commit(data, "captions", "00000-new", texts)
+    regroup(data, tables, {"00000-kept": [2], "00001-old": [0, 1]})
+    regroup(data, ["clips", "captions"], {"00000-kept": [2], "00001-new": [0, 1]})
+    added = {"00000-kept": "a yellow square waits", "00001-new": "a green circle waits"}
+    for shard, text in added.items():  # one has a shard before it, the other none
+        texts = Table(str(data / "captions")).read(shard).to_pylist()
+        texts[-1]["text"] = text
+        commit(data, "captions", shard, texts)
     before = rows_of(data, "answers")
     log = tmp_path / "asked.jsonl"
     summary = precompute(str(data), model, TO_VLLM, engine=partial(engine, log=log))
-    assert summary.rows_encoded == {"latents": 1, "t5_tokens": 1, "answers": 1, "llm_tokens": 1}
-    assert len(logged(log)) == CONFIG.answers + 4
-    assert [row["text"] for row in rows_of(data, "answers") if row not in before] == ["a green circle waits"]
+    assert summary.rows_encoded == {"latents": 1, "t5_tokens": 2, "answers": 2, "llm_tokens": 2}
+    assert len(logged(log)) == 2 * (CONFIG.answers + 4)
+    assert [row["text"] for row in rows_of(data, "answers") if row not in before] == [*added.values()]
 
 
 @pytest.mark.slow

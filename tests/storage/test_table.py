@@ -243,6 +243,31 @@ def test_rows_lie_in_groups_of_four_mib_or_one_row(root: str, rows: int, size: i
         assert part.equals(expected.slice(first, after - first).select(["clip_id", "answers"]))
 
 
+def test_some_rows_are_taken_from_the_groups_that_they_lie_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, expected = Table(join(tmp_path, "states")), states(50, 500_000)
+    table.commit("s1", expected, STATES)
+    shard, read = table.open("s1"), []
+    whole = shard.read_group
+    monkeypatch.setattr(
+        type(shard), "read_group", lambda _, number, columns: read.append(number) or whole(number, columns)
+    )
+    for rows in ([0], [3, 4, 49], list(range(50))):
+        read.clear()
+        assert shard.take(rows).equals(expected.take(rows))
+        assert read == sorted({sum(start <= row for start in shard.starts) - 1 for row in rows})
+
+
+def test_arrays_are_stored_as_they_are_and_everything_else_is_compressed(tmp_path: Path) -> None:
+    table = Table(join(tmp_path, "states"))
+    table.commit("s1", states(8, 1000), STATES)
+    group = pq.read_metadata(tmp_path / "states" / "s1.parquet").row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    codecs = {column.path_in_schema: column.compression for column in columns}
+    arrays = {"states", "answers.list.element.states"}
+    assert {path for path, codec in codecs.items() if codec == "UNCOMPRESSED"} == arrays
+    assert {codec for path, codec in codecs.items() if path not in arrays} == {"ZSTD"}
+
+
 def test_what_names_the_rows_is_read_without_the_rows(tmp_path: Path) -> None:
     table, expected = Table(join(tmp_path, "states")), states(8, 2**21)
     table.commit("s1", expected, STATES)
