@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,18 @@ def kill_a_worker() -> None:
 
 
 class KillOnce:
-    """Kills a worker when the first row of `at_step` or later arrives."""
+    """Kills a worker when the first row of `at_step` or later has arrived and Ray Train knows of a checkpoint."""
 
-    def __init__(self, at_step: int) -> None:
+    def __init__(self, out: str, at_step: int) -> None:
+        self.known = Path(out, "checkpoints", "checkpoint_manager_snapshot.json")
         self.at_step = at_step
         self.done = False
 
     def __call__(self, row: dict[str, Any]) -> None:
         if not self.done and row["step"] >= self.at_step:
             self.done = True
+            while not self.known.exists():  # files travel while training goes on
+                time.sleep(0.02)
             kill_a_worker()
 
 
@@ -58,7 +62,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> str:
 def summary(world: World, out: str, ray_session: None) -> TrainingSummary:
     """A run that failed (a worker was killed, no restart allowed) and went on when it was called again."""
     made = config(max_failures=0)
-    kill = KillOnce(at_step=6)
+    kill = KillOnce(out, at_step=6)
     with pytest.raises(ray.train.TrainingFailedError):
         train(world.data, out, world.model, made, on_metrics=kill)
     assert kill.done
@@ -72,7 +76,8 @@ def test_a_killed_worker_changes_nothing_under_any_stage(
     stage: int, precision: str, world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
 ) -> None:
     made = config(zero_stage=stage, precision=precision, max_failures=1, keep_checkpoints=STEPS)
-    out, kill = str(tmp_path / "killed"), KillOnce(at_step=MIDDLE + 1)
+    out = str(tmp_path / "killed")
+    kill = KillOnce(out, at_step=MIDDLE + 1)
     assert train(world.data, out, world.model, made, on_metrics=kill).resumed_from >= MIDDLE
     assert kill.done
     whole: Outcome = runs[0][f"stage{stage} {precision}"]

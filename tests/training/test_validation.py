@@ -75,7 +75,7 @@ def story(world: World, ray_session: None, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("story")
     judge, out = Judge(folder), str(folder / "run")
     (folder / "die").touch()
-    kill = KillOnce(at_step=10)
+    kill = KillOnce(out, at_step=10)
     with pytest.raises(ray.train.TrainingFailedError):
         train(world.data, out, world.model, validated(), generation=GENERATION, scorer=judge, on_metrics=kill)
     assert kill.done
