@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.tiny import tiny_base, tiny_llm
-from tests.training.runs import World, run_without_ray
+from tests.training.runs import EVERY, UNINTERRUPTED, World, run_without_ray
 from tests.training.tables import write_tables
 
 
@@ -21,4 +21,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def runs(world: World) -> list[dict[str, Any]]:
     """What each of the two ranks found, by name of the run."""
-    return run_without_ray(world)
+    return run_without_ray(world, EVERY)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(world: World) -> dict[str, Any]:
+    """What the first of two ranks found, by name of the run; those alone that runs on Ray are held against."""
+    return run_without_ray(world, UNINTERRUPTED)[0]

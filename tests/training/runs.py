@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,16 @@ def refused(world: World) -> str:
     return ""
 
 
+def _uninterrupted(world: World, states: Path) -> dict[str, Any]:
+    """Those runs of two ranks that others are held against."""
+    aside = states / "uninterrupted"
+    found: dict[str, Any] = {"whole": sharded(world, config(), 0, STEPS, aside / "whole")}
+    for stage, precision in COMBINATIONS:
+        name, made = f"stage{stage} {precision}", config(zero_stage=stage, precision=precision)
+        found[name] = sharded(world, made, 0, SHORT, aside / name)
+    return found
+
+
 def _two(world: World, states: Path) -> dict[str, Any]:
     """Runs of two ranks."""
     found: dict[str, Any] = {"whole": sharded(world, config(), 0, STEPS, states / "whole")}
@@ -287,10 +298,14 @@ def _rank(rank: int, ranks: int, work: Any, world: World, name: str) -> None:
     dist.destroy_process_group()
 
 
-def run_without_ray(world: World) -> list[dict[str, Any]]:
-    """Every sharded run, in processes of their own; what each of two ranks found."""
+EVERY = (("two", _two, 2), ("one", _one, 1), ("again", _two_again, 2), ("three", _three, 3))
+UNINTERRUPTED = (("uninterrupted", _uninterrupted, 2),)
+
+
+def run_without_ray(world: World, works: Sequence[tuple[str, Any, int]]) -> list[dict[str, Any]]:
+    """Sharded runs, in processes of their own; what each of two ranks found."""
     outcomes: list[dict[str, Any]] = [{}, {}]
-    for name, work, ranks in (("two", _two, 2), ("one", _one, 1), ("again", _two_again, 2), ("three", _three, 3)):
+    for name, work, ranks in works:
         mp.start_processes(_rank, (ranks, work, world, name), nprocs=ranks, start_method="spawn")
         for rank in range(min(ranks, WORLD)):
             outcomes[rank] |= torch.load(world.root / f"{name}-{rank}.pt", weights_only=False)

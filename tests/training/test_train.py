@@ -73,14 +73,14 @@ def summary(world: World, out: str, ray_session: None) -> TrainingSummary:
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "precision"), COMBINATIONS)
 def test_a_killed_worker_changes_nothing_under_any_stage(
-    stage: int, precision: str, world: World, tmp_path: Path, ray_session: None, runs: list[dict[str, Any]]
+    stage: int, precision: str, world: World, tmp_path: Path, ray_session: None, uninterrupted: dict[str, Any]
 ) -> None:
     made = config(zero_stage=stage, precision=precision, max_failures=1, keep_checkpoints=STEPS)
     out = str(tmp_path / "killed")
     kill = KillOnce(out, at_step=MIDDLE + 1)
     assert train(world.data, out, world.model, made, on_metrics=kill).resumed_from >= MIDDLE
     assert kill.done
-    whole: Outcome = runs[0][f"stage{stage} {precision}"]
+    whole: Outcome = uninterrupted[f"stage{stage} {precision}"]
     rows = read_metrics(f"{out}/metrics.jsonl")[:SHORT]
     found = outcome(rows, Path(out, "checkpoints", f"step-{SHORT:08d}"), made)
     for step, (left, right) in enumerate(zip(whole.losses, found.losses, strict=True), start=1):
@@ -91,11 +91,11 @@ def test_a_killed_worker_changes_nothing_under_any_stage(
 
 @pytest.mark.slow
 def test_killed_and_continued_equals_uninterrupted(
-    summary: TrainingSummary, out: str, runs: list[dict[str, Any]]
+    summary: TrainingSummary, out: str, uninterrupted: dict[str, Any]
 ) -> None:
     rows = read_metrics(f"{out}/metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert [row["loss"] for row in rows] == runs[0]["whole"].losses
+    assert [row["loss"] for row in rows] == uninterrupted["whole"].losses
     assert 0 < summary.resumed_from < STEPS
     assert summary.steps == STEPS
     assert summary.first_loss == rows[0]["loss"] > summary.last_loss
@@ -123,10 +123,10 @@ def test_rows_tell_the_pace_and_where_the_loss_is(summary: TrainingSummary, out:
 
 @pytest.mark.slow
 def test_the_export_holds_the_average_of_the_weights_and_generates(
-    summary: TrainingSummary, runs: list[dict[str, Any]]
+    summary: TrainingSummary, uninterrupted: dict[str, Any]
 ) -> None:
     pipeline = MimirPipeline.from_pretrained(summary.export)
-    for name, value in runs[0]["whole"].average.items():
+    for name, value in uninterrupted["whole"].average.items():
         component, _, weight = name.partition(".")
         assert torch.equal(getattr(pipeline, component).state_dict()[weight].flatten(), value), name
     frames = pipeline("a red circle", num_inference_steps=2).frames
