@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=288, help="of 480p")
     parser.add_argument("--corpora", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--rounds", type=int, default=3, help="the median is reported")
+    parser.add_argument("--rounds", type=int, default=5, help="the median is reported")
     parser.add_argument("--directory", type=Path, help="on the disk to measure; the system's temporary one otherwise")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
