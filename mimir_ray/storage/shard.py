@@ -28,7 +28,7 @@ def encode_shard(rows: pa.Table) -> pa.Buffer:
     group = max(1, GROUP_BYTES * rows.num_rows // max(1, rows.nbytes))
     sink = pa.BufferOutputStream()
     # Statistics and dictionaries of arrays would be arrays again; nobody looks for a row by its first bytes. The lower
-    # half of a bfloat16 is noise: zstd saves a fifth of such arrays, and to undo it is two fifths of reading them.
+    # half of a bfloat16 is noise: zstd saves a fifth of such arrays, and to undo it is a quarter of making a batch.
     with pq.ParquetWriter(
         sink,
         rows.schema,
