@@ -4,7 +4,7 @@ Shapes: ``B`` batch, ``N`` text tokens, ``L`` LLM tokens, ``D`` width of the tex
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -187,34 +187,45 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def telemetry(
         self,
-        value: Callable[[nn.Parameter], Tensor | None] = lambda p: p.detach(),
-        gradient: Callable[[nn.Parameter], Tensor | None] = lambda p: p.grad,
+        weights: Mapping[str, Tensor] | None = None,
+        gradients: Mapping[str, Tensor] | None = None,
+        add_up: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> dict[str, float]:
         """What the fuser has learnt, as plain numbers (reading them waits for the device).
 
         Norms of the zero-convs' weights, mean absolute scale, alpha, RMS of e_theta and alpha * e_beta in the last
-        ``fuse`` and the latter over the former (0 when fresh), and the gradient norm of each branch (theta, beta,
-        stabilizer) where gradients exist. A sharding optimiser passes ``value`` and ``gradient`` that gather it whole.
+        ``fuse`` and the latter over the former (0 when fresh), and, with ``gradients``, the gradient norm of each
+        branch (theta, beta, stabilizer).
+
+        Args:
+            weights, gradients: by the parameter's name; its own weights by default. Where parameters are sharded: the
+                stretches that this process owns, so that every element is in one process alone.
+            add_up: sums a vector over the processes then; all of them must call.
         """
-        report: dict[str, float] = {}
-        for name in ("theta", "beta", "stabilizer"):
-            conv = getattr(self, f"z_{name}", None)
-            if conv is not None:
-                report[f"z_{name}_norm"] = _norm([value(conv.weight)])
-        if self.llm_norm is not None and (scale := value(self.llm_norm.scale)) is not None:
-            report["llm_scale"] = float(scale.float().abs().mean())
+        weights = dict(self.named_parameters()) if weights is None else weights
+        squared: dict[str, list[Tensor]] = {}
+        for branch in ("theta", "beta", "stabilizer"):
+            if getattr(self, f"z_{branch}", None) is not None:
+                squared[f"z_{branch}_norm"] = _present(weights, f"z_{branch}.weight")
+        if gradients is not None:
+            for name, _ in self.named_parameters():
+                squared.setdefault(f"grad_{_branch(name)}", []).extend(_present(gradients, name))
+        sums = {name: _sum(tensor.float().square() for tensor in tensors) for name, tensors in squared.items()}
+        if self.llm_norm is not None:
+            scales = _present(weights, "llm_norm.scale")
+            sums["llm_scale"] = _sum(tensor.float().abs() for tensor in scales) / self.config.llm_dim
+        if self.llm_alpha is not None:
+            sums["alpha"] = _sum(tensor.float() for tensor in _present(weights, "llm_alpha"))
+        # Together, for one collective and one wait.
+        totals = add_up(torch.stack([value.to(self.device) for value in sums.values()])).tolist() if sums else []
+        report = {
+            name: math.sqrt(total) if name in squared else total for name, total in zip(sums, totals, strict=True)
+        }
         if self.config.decoder:
-            alpha = None if self.llm_alpha is None else value(self.llm_alpha)
-            report["alpha"] = float(self.config.alpha if alpha is None else alpha.float())
+            report.setdefault("alpha", float(self.config.alpha))
         if self._mean_squares is not None:
             theta, beta = (math.sqrt(float(x)) for x in self._mean_squares)
             report |= {"rms_theta": theta, "rms_beta": beta, "rms_beta_over_theta": beta / theta if theta else 0.0}
-        branches: dict[str, list[Tensor | None]] = {}
-        for name, parameter in self.named_parameters():
-            branches.setdefault(_branch(name), []).append(gradient(parameter))
-        report |= {
-            f"grad_{name}": _norm(grads) for name, grads in branches.items() if any(g is not None for g in grads)
-        }
         return report
 
 
@@ -244,8 +255,12 @@ def _branch(parameter: str) -> Literal["theta", "beta", "stabilizer"]:
     return "beta" if root in ("z_beta", "llm_norm", "llm_alpha") else "stabilizer"
 
 
-def _norm(tensors: list[Any]) -> float:
-    return math.sqrt(sum(float(t.float().square().sum()) for t in tensors if t is not None))
+def _present(tensors: Mapping[str, Tensor], name: str) -> list[Tensor]:
+    return [tensors[name].detach()] if name in tensors else []
+
+
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    return sum((tensor.sum() for tensor in tensors), start=torch.zeros(()))
 
 
 def _mean_square(x: Tensor, mask: Tensor | None) -> Tensor:

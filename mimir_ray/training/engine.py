@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mimir_ray.training.average import AVERAGE, AveragingAdamW, decay_at
 from mimir_ray.training.batches import Batch, Share
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.module import TrainingModule
-from mimir_ray.training.sharding import owned, publish
+from mimir_ray.training.sharding import owned, owned_gradients, publish
 from mimir_ray.training.state import WEIGHT, Piece, Progress, key, read_progress, read_state, write_state
 
 _NO_LIMIT = 10**9
@@ -108,13 +108,9 @@ class Engine:
         return float(self._engine.get_global_grad_norm())
 
     def _telemetry(self) -> dict[str, float]:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
-
-        def gradient(parameter: nn.Parameter) -> Tensor | None:
-            found: Tensor | None = safe_get_full_grad(parameter)
-            return found
-
-        report: dict[str, float] = self._module.token_fuser.telemetry(safe_get_full_fp32_param, gradient)
+        fuser = self._module.token_fuser
+        weights = {part.name: part.of(part.flat) for part in owned(self._zero, fuser)}
+        report: dict[str, float] = fuser.telemetry(weights, owned_gradients(self._zero, fuser), _over_workers)
         return report
 
     def save(self, directory: Path, step: int) -> None:
@@ -160,6 +156,11 @@ class Engine:
             for kind, flat in tensors.items():
                 pieces[key(kind, part.name)] = Piece.of(part.of(flat), part.start, part.whole)
         return pieces
+
+
+def _over_workers(sums: Tensor) -> Tensor:
+    torch.distributed.all_reduce(sums)
+    return sums
 
 
 def _deepspeed(device: torch.device) -> Any:

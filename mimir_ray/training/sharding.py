@@ -56,6 +56,23 @@ def owned(zero: Any, module: nn.Module) -> Iterator[Owned]:
             yield found
 
 
+def owned_gradients(zero: Any, module: nn.Module) -> dict[str, Tensor]:
+    """Gradients of what this worker owns, as ``owned`` cuts it; after the last backward pass of a step, before it."""
+    from deepspeed.utils import safe_get_local_grad
+
+    gradients = {}
+    for part in owned(zero, module):
+        parameter: Any = module.get_parameter(part.name)
+        if hasattr(parameter, "ds_id"):
+            gradient = safe_get_local_grad(parameter).flatten()[: part.length]
+        else:
+            gradient = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
+            if len(gradient) == part.whole:  # stage 1 with bfloat16 keeps the whole one everywhere
+                gradient = gradient.narrow(0, part.start, part.length)
+        gradients[part.name] = gradient
+    return gradients
+
+
 def publish(zero: Any) -> None:
     """Make the weights that the model computes with those that the workers own. Every worker must call it."""
     if hasattr(zero, "update_lp_params"):

@@ -176,7 +176,7 @@ def test_tokens_of_the_wrong_length_are_refused_with_the_remedy(tokens: TextToke
 def test_telemetry_reports_what_was_learnt(tokens: TextTokens) -> None:
     fuser = build(CELLS["full"])
     fuser.fuse(tokens).square().sum().backward()
-    report = fuser.telemetry()
+    report = fuser.telemetry(gradients={name: weight.grad for name, weight in fuser.named_parameters()})
     assert report["z_theta_norm"] == report["z_beta_norm"] == report["rms_beta_over_theta"] == 0
     assert report["llm_scale"] == pytest.approx(0.01)
     assert report["alpha"] == 1
@@ -189,6 +189,25 @@ def test_telemetry_reports_what_was_learnt(tokens: TextTokens) -> None:
     assert report["rms_theta"] > 0
     assert report["rms_beta_over_theta"] == pytest.approx(report["rms_beta"] / report["rms_theta"])
     assert "grad_beta" not in report
+
+
+def test_telemetry_of_a_sharded_fuser_is_that_of_the_whole_one(tokens: TextTokens) -> None:
+    fuser = build(CELLS["full"], trained=True)
+    fuser.fuse(tokens).square().sum().backward()
+    weights = {name: weight.detach().flatten() for name, weight in fuser.named_parameters()}
+    gradients = {name: weight.grad.flatten() for name, weight in fuser.named_parameters()}
+    whole = fuser.telemetry(weights, gradients)
+    shares: list[torch.Tensor] = []
+
+    def keep(sums: torch.Tensor) -> torch.Tensor:
+        shares.append(sums)
+        return sums
+
+    for start in (0, 1):  # of two processes each owns every other element
+        fuser.telemetry(*({name: x[start::2] for name, x in part.items()} for part in (weights, gradients)), keep)
+    nothing = fuser.telemetry({}, {}, lambda sums: sums + shares[0] + shares[1])
+    assert nothing == pytest.approx(whole, rel=1e-5)
+    assert whole == pytest.approx(fuser.telemetry(gradients=gradients), rel=1e-5)
 
 
 def test_the_direct_sum_reports_the_ratio_of_the_raw_branches(tokens: TextTokens) -> None:

@@ -115,7 +115,8 @@ def plain(world: World, made: TrainingConfig, steps: int, cls: type[Batches] = B
             group["lr"] = group["peak"] * learning_rate_at(step, made)
         loss, _ = module(batches.batch(step))
         loss.backward()
-        row = module.token_fuser.telemetry()
+        fuser = module.token_fuser
+        row = fuser.telemetry(gradients={name: weight.grad for name, weight in fuser.named_parameters()})
         norm = float(torch.nn.utils.clip_grad_norm_(trained.values(), made.max_grad_norm))
         if math.isfinite(norm):
             optimizer.step()
