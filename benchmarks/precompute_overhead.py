@@ -9,8 +9,9 @@ and over many:
     ours     ``precompute`` with that table to make: an actor starts, loads its model, encodes and commits each shard
     plain    the table's function over each shard, in a process that has loaded the model; nothing is written
 
-What Ray and tables cost is a matter of shards, not of what a row takes; so the ratio depends on the models. Two sizes
-of video show it: the shapes world's own, of 9 frames of 64 x 64, and one whose clips are 7 times as much work.
+What Ray and tables cost is a matter of shards, not of what a row takes; so the ratio depends on the models and on how
+many clips a shard holds: 128 here, about as many as fill 512 MiB at 480p. Two sizes of video show what the models do
+to it: the shapes world's own, of 9 frames of 64 x 64, and one whose clips are 7 times as much work.
 
 A precompute starts its actors once, however many clips there are. So the ratio is that of what the additional clips
 take, all tables together, the median over turns after one of warm-up; what the start takes is told apart.
@@ -44,7 +45,8 @@ WAYS = ("plain", "ours")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, nargs=2, default=[64, 512], metavar=("FEW", "MANY"))
+    parser.add_argument("--clips", type=int, nargs=2, default=[128, 512], metavar=("FEW", "MANY"))
+    parser.add_argument("--clips-per-shard", type=int, default=128)
     parser.add_argument("--sizes", nargs="+", default=["9x64x64", "17x128x128"], metavar="FRAMESxHEIGHTxWIDTH")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -57,17 +59,23 @@ def main() -> None:
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**28, log_to_driver=False)
     recipe, results = shapes(), {}
+    curation = recipe.curation.model_copy(update={"files_per_shard": arguments.clips_per_shard})
     with tempfile.TemporaryDirectory() as folder:
         roots = []
         for count in arguments.clips:
             corpus = render_corpus(Path(folder, f"corpus{count}"), count)
             roots.append(str(Path(folder, f"data{count}")))
-            curate([str(corpus)], roots[-1], recipe.curation)
+            curate([str(corpus)], roots[-1], curation)
         for size in arguments.sizes:
             fields = dict(zip(("num_frames", "height", "width"), map(int, size.split("x")), strict=True))
             results[size] = compare(roots, recipe.model, recipe.precompute.model_copy(update=fields), arguments.turns)
             logger.info("%s: %s", size, json.dumps(results[size], indent=2))
-    report = {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0], "sizes": results}
+    report: dict[str, Any] = {
+        "cpus": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "clips_per_shard": arguments.clips_per_shard,
+    }
+    report["sizes"] = results
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")
 
 

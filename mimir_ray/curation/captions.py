@@ -21,7 +21,7 @@ CAPTIONS_FILE = "captions.jsonl"
 EXAMPLE = '{"path": "a/b.mp4", "captions": [{"kind": "long", "text": "..."}]}'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caption:
     """One text that describes a clip, and where it comes from."""
 

@@ -5,7 +5,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow.fs as pafs
 
@@ -23,26 +22,18 @@ UNREADABLE_NAME = "its name is not UTF-8: rename it"
 SAMPLE_BYTES = 1 << 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file to curate. `problem` says why it cannot even be tried, or is empty."""
+    """A file to curate. `problem` says why it cannot even be tried, or is empty.
+
+    The driver holds one for each file of the corpus, so it is small.
+    """
 
     path: str
     size_bytes: int
     modified_ns: int
     captions: tuple[Caption, ...] = field(default=())
     problem: str = ""
-
-    def packed(self) -> dict[str, Any]:
-        """Plain data, for a row of Ray Data."""
-        captions = [{"kind": caption.kind, "text": caption.text} for caption in self.captions]
-        return {"path": self.path, "size_bytes": self.size_bytes, "captions": captions, "problem": self.problem}
-
-    @classmethod
-    def unpacked(cls, row: dict[str, Any]) -> "SourceFile":
-        """The file of a row; when it was modified is no longer known."""
-        captions = tuple(Caption(item["kind"], item["text"]) for item in row["captions"])
-        return cls(row["path"], row["size_bytes"], 0, captions, row["problem"])
 
 
 def discover(sources: Iterable[str]) -> list[SourceFile]:

@@ -1,6 +1,7 @@
 """`curate`: from files to the `videos`, `clips` and `captions` tables, on Ray Data."""
 
 import logging
+import pickle
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -111,10 +112,7 @@ def pipeline(
     rules, stages = Rules.of(config), scoring_stages(config)
     names = [stage.name for stage in stages]
     dataset: Dataset = ray.data.from_items(
-        [
-            {"shard": name, "files": [file.packed() for file in files], "before": before[name]}
-            for name, files in shards.items()
-        ],
+        [{"shard": name, "files": pickle.dumps(files), "before": before[name]} for name, files in shards.items()],
         override_num_blocks=len(shards),  # a task for each shard, so the work is even and a crash costs one shard
     )
     dataset = map_tasks(dataset, "split", partial(split, out=out, config=config), **cpu)  # files -> clips; 1 shard -> 1

@@ -3,6 +3,7 @@
 `split` makes the clips, every stage of `scoring_stages` scores them, and `judge` alone applies thresholds.
 """
 
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, An
     """Commit the shard's files to `videos`, their clips to the table of the split stage, and scores known of them."""
     shard, table = row["shard"], stage_table(out, "split")
     if not table.has(shard):
-        files = [SourceFile.unpacked(file) for file in row["files"]]
+        files: list[SourceFile] = pickle.loads(row["files"])
         videos, clips = split_files(files, config, join(out, "media"))
         commit(outcome_table(out, "videos"), shard, videos, SCHEMAS["videos"])
         commit(table, shard, clips, SPLIT_SCHEMA)

@@ -1,5 +1,6 @@
 """The stages of curation one after another in this process, for tests of what they find out."""
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class LocalPipeline:
         rules, stages = Rules.of(self.config), scoring_stages(self.config)
         names = [stage.name for stage in stages]
         for shard, files in self.shards.items():
-            row = {"shard": shard, "files": [file.packed() for file in files], "before": self.before[shard]}
+            row = {"shard": shard, "files": pickle.dumps(files), "before": self.before[shard]}
             split(row, self.out, self.config)
             for place, stage in enumerate(stages):
                 score({"shard": shard}, self.out, stage, names[:place], rules, stage.load())
