@@ -5,9 +5,10 @@ python benchmarks/ingest.py                     # some minutes, 3 GB of disk; wr
 rows of 480p    latents 13 x 32 x 60 x 90, T5 tokens 226 x 4096, an LLM's query and K=2 answers of 100 to 200
                 tokens x 3072: 9 MB a clip. Random numbers in the recipes' bfloat16. Clips per second over a whole
                 epoch, files dropped from the page cache before. The worker does nothing but make batches.
-growth          1,000 to 100,000 clips of about 2 KB, in shards of 500. A whole epoch of each, from tables that were
-                just opened, with wall and CPU time of a sample; the driver's time for ``open_data`` and the memory
-                that it leaves.
+growth          1,000 to 100,000 clips of about 2 KB, in shards of 500. In turns, 10,000 samples of each corpus, epoch
+                after epoch, each from tables that were just opened; the median turn's wall and CPU time of a sample,
+                and over that of the smallest corpus in the same turn. Also the driver's time for ``open_data`` and the
+                memory that it leaves.
 """
 
 import argparse
@@ -32,18 +33,22 @@ from mimir_ray.records import SCHEMAS, StateDtype, pack_array
 from mimir_ray.storage import Table
 from mimir_ray.training.batches import Batches
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.tables import open_data
+from mimir_ray.training.tables import TrainingData, open_data
 
 logger = logging.getLogger(__name__)
 
 States = Callable[..., bytes]
+
+TURN = 10_000
+"""Samples."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=288, help="of 480p")
     parser.add_argument("--corpora", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--rounds", type=int, default=5, help="the median is reported")
+    parser.add_argument("--rounds", type=int, default=5, help="over the clips of 480p; the median is reported")
+    parser.add_argument("--turns", type=int, default=10, help="over the corpora, after one of warm-up")
     parser.add_argument("--directory", type=Path, help="on the disk to measure; the system's temporary one otherwise")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
@@ -54,7 +59,7 @@ def main() -> None:
             "cpus": os.cpu_count(),
             "load_average": os.getloadavg()[0],
             "rows_of_480p": measure_480p(Path(directory), arguments.clips, arguments.rounds),
-            "growth": [measure_growth(Path(directory), clips, arguments.rounds) for clips in arguments.corpora],
+            "growth": measure_growth(Path(directory), arguments.corpora, arguments.turns),
         }
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")
 
@@ -86,35 +91,55 @@ def measure_480p(directory: Path, clips: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def measure_growth(directory: Path, clips: int, rounds: int) -> dict[str, Any]:
-    """Cost of a sample over an epoch of a corpus of small rows."""
-    root = directory / f"clips-{clips}"
-    write_tables(root, clips, per_shard=500, shape=(1, 4, 4, 4), text=(4, 16), llm_width=16, tokens=4)
-    config = TrainingConfig(steps=clips // 8, batch_size=8, learning_rate=1e-5)
-    gc.collect()
-    before = peak_memory_mib()
-    began_s = time.perf_counter()
-    data = open_data(str(root), True, config.caption_weights)
-    opened_s, opened_mib = time.perf_counter() - began_s, peak_memory_mib() - before
-    wall, cpu = [], []
-    for _ in range(rounds * max(1, 10_000 // clips)):
+def measure_growth(directory: Path, corpora: list[int], turns: int) -> list[dict[str, Any]]:
+    """Cost of a sample of corpora of small rows, side by side."""
+    results: list[dict[str, Any]] = []
+    streams = []
+    for clips in corpora:
+        root = directory / f"clips-{clips}"
+        write_tables(root, clips, per_shard=500, shape=(1, 4, 4, 4), text=(4, 16), llm_width=16, tokens=4)
+        gc.collect()
+        before = peak_memory_mib()
+        began_s = time.perf_counter()
+        config = TrainingConfig(steps=clips // 8, batch_size=8, learning_rate=1e-5)
+        data = open_data(str(root), True, config.caption_weights)
+        opened_s, opened_mib = time.perf_counter() - began_s, peak_memory_mib() - before
+        streams.append(epochs(data, config))
+        results.append(
+            {
+                "clips": clips,
+                "shards": len(data.counts),
+                "open_data_us_per_clip": round(1e6 * opened_s / clips, 1),
+                "open_data_mib": round(opened_mib, 1),
+            }
+        )
+    timed = [[sample_us(stream) for stream in streams] for _ in range(turns + 1)][1:]
+    for place, result in enumerate(results):
+        ratios = [turn[place][0] / turn[0][0] for turn in timed]
+        result |= {
+            "us_per_sample": round(statistics.median(turn[place][0] for turn in timed), 1),
+            "cpu_us_per_sample": round(statistics.median(turn[place][1] for turn in timed), 1),
+            "over_smallest": round(statistics.median(ratios), 3),
+            "over_smallest_of_turns": [round(ratio, 2) for ratio in ratios],
+        }
+        logger.info("%s", json.dumps(result))
+    return results
+
+
+def epochs(data: TrainingData, config: TrainingConfig) -> Iterator[int]:
+    """Epoch after epoch, each with a reader that holds nothing yet; the samples of each batch that was made."""
+    while True:
         batches = Batches(data, config, scaling_factor=0.7, timesteps=1000, text_length=4)
-        began_s, began_cpu_s = time.perf_counter(), time.process_time()
         for step in range(config.steps):
-            batches.batch(step)
-        samples = config.steps * config.batch_size
-        wall.append(1e6 * (time.perf_counter() - began_s) / samples)
-        cpu.append(1e6 * (time.process_time() - began_cpu_s) / samples)
-    result = {
-        "clips": clips,
-        "shards": len(data.counts),
-        "us_per_sample": round(statistics.median(wall), 1),
-        "cpu_us_per_sample": round(statistics.median(cpu), 1),
-        "open_data_us_per_clip": round(1e6 * opened_s / clips, 1),
-        "open_data_mib": round(opened_mib, 1),
-    }
-    logger.info("%s", json.dumps(result))
-    return result
+            yield len(batches.batch(step).clip_ids)
+
+
+def sample_us(stream: Iterator[int]) -> tuple[float, float]:
+    """Wall and CPU time of a sample in the next turn, in microseconds."""
+    began_s, began_cpu_s, samples = time.perf_counter(), time.process_time(), 0
+    while samples < TURN:
+        samples += next(stream)
+    return 1e6 * (time.perf_counter() - began_s) / samples, 1e6 * (time.process_time() - began_cpu_s) / samples
 
 
 def peak_memory_mib() -> float:

@@ -7,6 +7,7 @@
 A run that goes on from a checkpoint brings steps again; none is shown twice.
 """
 
+import importlib
 import io
 import logging
 import os
@@ -20,6 +21,7 @@ from typing import Any, Literal, Protocol, Self
 
 import pyarrow.fs as pafs
 
+from mimir_ray.config import UserError
 from mimir_ray.storage import absolute, filesystem, join, local_copy, upload
 from mimir_ray.training.config import LoggingConfig
 from mimir_ray.training.metrics import Row
@@ -49,6 +51,20 @@ class MetricsLogger(Protocol):
         """Write what is left."""
 
 
+def check_packages(config: LoggingConfig) -> None:
+    """Raise UserError for a logger whose package is not installed."""
+    for package, service in (("mlflow", "MLflow"), ("wandb", "W&B")):
+        if package not in config.to:
+            continue
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise UserError(
+                f"training.logging.to names {package} and that package is not installed; run `pip install "
+                f"'mimir-ray[{package}]'`, or leave {service} out"
+            ) from None
+
+
 def open_loggers(config: LoggingConfig, out: str, parameters: Mapping[str, Any]) -> "Loggers":
     """The loggers of a run whose folder is ``out``.
 
@@ -60,6 +76,7 @@ def open_loggers(config: LoggingConfig, out: str, parameters: Mapping[str, Any])
     """
     from mimir_ray.training.services import MlflowLogger, WandbLogger
 
+    check_packages(config)
     kinds: dict[str, Callable[[LoggingConfig, str, Mapping[str, Any]], MetricsLogger]] = {
         "tensorboard": TensorBoardLogger,
         "mlflow": MlflowLogger,

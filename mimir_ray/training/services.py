@@ -20,11 +20,9 @@ class MlflowLogger:
     """A run of MLflow at MLFLOW_TRACKING_URI; its id is kept in ``out/loggers.json``."""
 
     def __init__(self, config: LoggingConfig, out: str, parameters: Mapping[str, Any]) -> None:
-        try:
-            from mlflow import MlflowClient
-            from mlflow.entities import Metric, Param
-        except ImportError:
-            raise _missing("mlflow", "MLflow") from None
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
         self._metric = Metric
         try:
             self._client = MlflowClient()
@@ -72,10 +70,8 @@ class WandbLogger:
     """A run of W&B; its id is kept in ``out/loggers.json``. WANDB_MODE and its like are obeyed."""
 
     def __init__(self, config: LoggingConfig, out: str, parameters: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise _missing("wandb", "W&B") from None
+        import wandb
+
         self._wandb = wandb
         system, path = filesystem(out)
         folder = os.environ.get("WANDB_DIR") or (path if isinstance(system, pafs.LocalFileSystem) else None)
@@ -134,13 +130,6 @@ def _remembered(out: str) -> dict[str, str]:
 
 def _remember(out: str, name: str, run: str) -> None:
     write_json(join(out, "loggers.json"), _remembered(out) | {name: run})
-
-
-def _missing(package: str, service: str) -> UserError:
-    return UserError(
-        f"training.logging.to names {package} and that package is not installed; run `pip install "
-        f"'mimir-ray[{package}]'`, or leave {service} out"
-    )
 
 
 def _refused(name: str, service: str, error: Exception, remedy: str) -> UserError:

@@ -57,7 +57,7 @@ def owned(zero: Any, module: nn.Module) -> Iterator[Owned]:
 
 
 def owned_gradients(zero: Any, module: nn.Module) -> dict[str, Tensor]:
-    """Gradients of what this worker owns, as ``owned`` cuts it; after the last backward pass of a step, before it."""
+    """Gradients of what this worker owns, as ``owned`` cuts it: there from the last backward pass to the update."""
     from deepspeed.utils import safe_get_local_grad
 
     gradients = {}

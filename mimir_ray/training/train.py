@@ -13,7 +13,7 @@ from mimir_ray.storage import absolute, content_id, join
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.feed import Feed
 from mimir_ray.training.fit import check_memory, check_workers, fit
-from mimir_ray.training.loggers import open_loggers
+from mimir_ray.training.loggers import check_packages, open_loggers
 from mimir_ray.training.metrics import Row, read_metrics, row_text
 from mimir_ray.training.run import METRICS, Run, begin, check_out, ended, finish, finished
 from mimir_ray.training.source import Source
@@ -65,7 +65,7 @@ def train(
 
     Args:
         source: makes the rows if they are not in tables under ``data``; the same rows make the same run. It is called
-            when the workers, and what ``out`` holds, have been looked at.
+            when the workers, the loggers' packages and what ``out`` holds have been looked at.
         on_metrics: called in a thread of this process with every row of metrics.jsonl as it is written; where None, a
             log line tells of each.
         generation: size, steps and guidance of the videos that ``config.validation`` asks for, and their device.
@@ -82,6 +82,7 @@ def train(
     if source is not None:  # which encodes, for hours perhaps
         check_out(out, model, config)
         if not ended(out):
+            check_packages(config.logging)
             check_workers(config)
     prepared = open_data(data, model.fuser.decoder, config.caption_weights, source and source())
     run = Run(

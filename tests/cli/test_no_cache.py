@@ -1,5 +1,6 @@
 """`mimir train --no-cache` on a data root that was only curated, against the same run from tables."""
 
+import sys
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -77,11 +78,21 @@ def test_a_size_that_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
         encode_in_memory(str(tmp_path), recipe.model, recipe.precompute)
 
 
-def test_nothing_is_encoded_for_a_run_that_cannot_start(tmp_path: Path) -> None:
-    recipe = load_recipe("shapes", ["training.workers=1000", "training.batch_size=1000"])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.workers=1000", r"training\.workers=1000 need a"),
+        ("training.logging.to=[wandb]", r"training\.logging\.to names wandb and that package is not installed"),
+    ],
+)
+def test_nothing_is_encoded_for_a_run_that_cannot_start(
+    setting: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    recipe = load_recipe("shapes", ["training.batch_size=1000", setting])
 
     def encode() -> Source:
         raise AssertionError("it was encoded")
 
-    with pytest.raises(UserError, match=r"training\.workers=1000 need a"):
+    with pytest.raises(UserError, match=message):
         train(str(tmp_path), str(tmp_path / "out"), recipe.model, recipe.training, source=encode)
