@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.table import Table
 from rich.text import Text
 
 from mimir_ray.cli.options import Quiet, Verbose
@@ -24,6 +25,11 @@ status = Console(stderr=True, highlight=False)
 """Standard error: progress, warnings, mistakes."""
 
 logger = logging.getLogger(__name__)
+
+
+def print_whole(table: Table) -> None:
+    """Print a table of figures as wide as it is: a narrow terminal wraps its lines, where rich would cut figures."""
+    Console(file=results.file, highlight=False, width=1000).print(table)
 
 
 def register(app: typer.Typer, name: str, *, examples: list[str], continues: bool = False, **settings: Any) -> Any:

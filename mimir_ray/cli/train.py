@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results
+from mimir_ray.cli.console import print_whole, register, results
 from mimir_ray.cli.options import Assignments, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
 from mimir_ray.config import UserError
@@ -114,5 +114,5 @@ def _estimate(recipe: "Recipe", gpu: str, workers: int | None) -> None:
         table.add_column(name, justify="right")
     for row in made:
         table.add_row(*row)
-    results.print(table)
+    print_whole(table)
     results.print(NOTE)

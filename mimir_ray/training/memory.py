@@ -147,8 +147,9 @@ def read_sizes(model: ModelConfig) -> Sizes:
             transformer = make(config, **room_for_text(config, fuser.sequence_length, base))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot read the configurations of {base} and {model.llm}: {str(error).splitlines()[0]}; set model.base "
-            "to a CogVideoX or Mimir checkpoint and model.llm to a language model"
+            f"cannot read the configurations of {base} and {model.llm}: {str(error).splitlines()[0].rstrip('.')}; set "
+            "model.base to a CogVideoX or Mimir checkpoint and model.llm to a language model (to their directories "
+            "where the hub cannot be reached)"
         ) from error
     return Sizes(
         transformer=dict(transformer.config),

@@ -27,6 +27,13 @@ def test_the_estimate_says_what_each_gpu_needs(tmp_path: Path) -> None:
     assert "too small" not in larger.stdout
 
 
+def test_a_narrow_terminal_cuts_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    result = mimir("train", "--estimate", "--workers", "2")
+    assert result.stdout.count("fits") == 3
+    assert "…" not in result.stdout
+
+
 def test_the_laptops_recipe_has_an_estimate_too() -> None:
     result = mimir("train", "--estimate")
     assert result.exit_code == 0
