@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mimir_ray.cli.console import results
 from mimir_ray.model.flops import GPUS
 from tests.cli.command import mimir
 from tests.cli.memory_tables import BEGIN, END, PAGE, tables
@@ -28,7 +29,7 @@ def test_the_estimate_says_what_each_gpu_needs(tmp_path: Path) -> None:
 
 
 def test_a_narrow_terminal_cuts_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(results, "width", 40)
     result = mimir("train", "--estimate", "--workers", "2")
     assert result.stdout.count("fits") == 3
     assert "…" not in result.stdout
