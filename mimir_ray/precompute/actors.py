@@ -15,6 +15,7 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.answers import keyed_captions, stored_answers
 from mimir_ray.precompute.components import load_llm, load_t5, load_vae
 from mimir_ray.precompute.config import PrecomputeConfig
+from mimir_ray.precompute.cut import Cut
 from mimir_ray.precompute.encode import Row, latent_rows, llm_rows, t5_rows
 from mimir_ray.precompute.inputs import Caption, ok_clips
 from mimir_ray.precompute.rows import In, Key, complete
@@ -23,7 +24,7 @@ from mimir_ray.storage import Table, join, local_copy
 from mimir_ray.video import read_frames
 
 Facts = dict[str, Any]
-"""A shard's name, those that its files were in before, which of its tables are to be made, and what was done."""
+"""A shard's cut, the shards that its files were in before, which of its tables are to be made, and what was done."""
 
 
 class LatentEncoder:
@@ -37,8 +38,8 @@ class LatentEncoder:
     def __call__(self, facts: Facts) -> Facts:
         return _complete(self.table, facts, self.inputs, self.encode)
 
-    def inputs(self, shard: str) -> list[tuple[Key, Clip]]:
-        return [((clip.clip_id,), clip) for clip in ok_clips(self.data, shard)]
+    def inputs(self, cut: Cut) -> list[tuple[Key, Clip]]:
+        return [((clip.clip_id,), clip) for clip in ok_clips(self.data, cut)]
 
     def encode(self, clips: Sequence[Clip]) -> list[Row]:
         return latent_rows(clips, self.read, self.vae, self.config)
@@ -87,13 +88,13 @@ class LLMEncoder:
 def _complete(
     table: Table,
     facts: Facts,
-    inputs: Callable[[str], Sequence[tuple[Key, In]]],
+    inputs: Callable[[Cut], Sequence[tuple[Key, In]]],
     encode: Callable[[Sequence[In]], list[Row]],
     upstream: Table | None = None,
 ) -> Facts:
     """Complete the shard where the driver found it pending. Adds what was done."""
     encoded, began_s = 0, time.perf_counter()
     if facts[table.name]:
-        shard = facts["shard"]
-        encoded = complete(table, shard, facts["before"], inputs(shard), encode, upstream)
+        cut = Cut.of(facts)
+        encoded = complete(table, cut.shard, facts["before"], inputs(cut), encode, upstream)
     return facts | {f"{table.name}_encoded": encoded, f"{table.name}_busy_s": time.perf_counter() - began_s}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from mimir_ray.model.config import LanguageConfig
 from mimir_ray.model.questions import Question, instruction_questions, prompt_question
 from mimir_ray.precompute.config import PrecomputeConfig
+from mimir_ray.precompute.cut import Cut
 from mimir_ray.precompute.inputs import Caption, ok_captions
 from mimir_ray.precompute.rows import Key, Row, kept_rows
 from mimir_ray.storage import Table
@@ -25,9 +26,9 @@ class Answers:
     """The answers to the four instructions."""
 
 
-def keyed_captions(data: str, shard: str) -> list[tuple[Key, Caption]]:
+def keyed_captions(data: str, cut: Cut) -> list[tuple[Key, Caption]]:
     """The captions of a shard, and the keys of their rows."""
-    return [(tuple(caption.values()), caption) for caption in ok_captions(data, shard)]
+    return [(tuple(caption.values()), caption) for caption in ok_captions(data, cut)]
 
 
 def questions_about(text: str, language: LanguageConfig, config: PrecomputeConfig) -> list[Question]:

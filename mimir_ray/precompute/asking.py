@@ -20,6 +20,7 @@ from mimir_ray.precompute.answers import (
 )
 from mimir_ray.precompute.components import load_llm_reader
 from mimir_ray.precompute.config import PrecomputeConfig
+from mimir_ray.precompute.cut import Cut
 from mimir_ray.precompute.inputs import Caption
 from mimir_ray.precompute.rows import Row, complete, settled_rows
 from mimir_ray.storage import Table, join
@@ -39,7 +40,7 @@ def ask(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> 
     A question is asked with the token ids and the seed of the generator that `LLMBranch` has for it. One that does not
     fit the context passes by with the reason.
     """
-    questions = _unanswered(facts["shard"], facts["before"], data, model, config) if facts["answers"] else []
+    questions = _unanswered(Cut.of(facts), facts["before"], data, model, config) if facts["answers"] else []
     common = {"shard": facts["shard"], "facts": facts, "questions": len(questions)}
     if not questions:
         nothing = {"asked": "", "seed": 0, "prompt": [0], "sampling": "{}"}  # rows have the same columns throughout
@@ -86,17 +87,17 @@ class Tell:
         if len(told) < count:
             return None
         del self._told[shard]
-        asked = self._commit(shard, facts["before"], told) if facts["answers"] else 0
+        asked = self._commit(Cut.of(facts), facts["before"], told) if facts["answers"] else 0
         since, self._last_s = time.perf_counter() - self._last_s, time.perf_counter()
         return facts | {"answers_encoded": asked, "answers_busy_s": since}
 
-    def _commit(self, shard: str, before: Sequence[str], told: Mapping[Question, Row]) -> int:
-        wanted = keyed_captions(self._data, shard)
-        stored = stored_answers(self._table, shard, before, [key for key, _ in wanted])
+    def _commit(self, cut: Cut, before: Sequence[str], told: Mapping[Question, Row]) -> int:
+        wanted = keyed_captions(self._data, cut)
+        stored = stored_answers(self._table, cut.shard, before, [key for key, _ in wanted])
         answers: dict[Question, list[int] | str] = {question: _outcome(row) for question, row in told.items()}
         answers |= answered_questions(stored.items(), self._language, self._config)
         rows = partial(self._rows, answers)
-        return complete(self._table, shard, before, wanted, rows, self._upstream)
+        return complete(self._table, cut.shard, before, wanted, rows, self._upstream)
 
     def _rows(self, answers: Mapping[Question, list[int] | str], captions: Sequence[Caption]) -> list[Row]:
         return [self._row(answers, caption) for caption in captions]
@@ -109,10 +110,10 @@ class Tell:
 
 
 def _unanswered(
-    shard: str, before: Sequence[str], data: str, model: ModelConfig, config: PrecomputeConfig
+    cut: Cut, before: Sequence[str], data: str, model: ModelConfig, config: PrecomputeConfig
 ) -> list[Question]:
     """Questions about the captions of a shard that neither it nor those before it answer."""
-    table, wanted = Table(join(data, "answers")), keyed_captions(data, shard)
+    table, wanted, shard = Table(join(data, "answers")), keyed_captions(data, cut), cut.shard
     keys = [key for key, _ in wanted]
     settled = settled_rows(table, shard, before, keys, Table(join(data, "t5_tokens")))
     known = answered_questions(stored_answers(table, shard, before, keys).items(), model.language, config)

@@ -58,6 +58,9 @@ class PrecomputeConfig(Config):
     vllm: VllmPool = VllmPool()
     """Where ``engine`` is vllm: it writes the answers, and the actors of ``llm_tokens`` read them."""
 
+    clips_per_shard: int = Field(128, ge=1)
+    """A shard of a table holds half to twice as many clips, or their captions: as far as curation's shards allow in
+    powers of two. The latents of 128 clips of 49 frames of 480x720 take 548 MiB."""
     failed_shards: int = Field(3, ge=0)
     """A shard is given up when its actor failed on it. The others go on until more than this many were given up."""
 

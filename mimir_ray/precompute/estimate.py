@@ -14,8 +14,9 @@ from mimir_ray.model.config import SEMANTIC_TOKENS, ModelConfig
 from mimir_ray.model.flops import GPUS, Gpu
 from mimir_ray.precompute.components import read_config, text_length, tile
 from mimir_ray.precompute.config import PrecomputeConfig, Size
+from mimir_ray.precompute.cut import cut_shards, enough_shards
 from mimir_ray.precompute.frames import TooShort, choose_size, nearest_sizes
-from mimir_ray.precompute.inputs import curated_shards, ok_captions, ok_clips
+from mimir_ray.precompute.inputs import ok_captions, ok_clips
 from mimir_ray.records import Clip
 from mimir_ray.storage import absolute
 
@@ -54,13 +55,13 @@ def estimate(
     """
     from mimir_ray.model.latents import check_size
 
-    shards = curated_shards(data := absolute(data))
-    placed = Counter(_size_of(clip, config) for shard in shards for clip in ok_clips(data, shard))
+    cuts = cut_shards(data := absolute(data), config.clips_per_shard)
+    placed = Counter(_size_of(clip, config) for cut in cuts for clip in ok_clips(data, cut))
     if not (there := placed.total()):
         raise UserError(f"no clip under {data} passed curation; `mimir curate report {data}` says why")
     clips = clips or there
     share = clips / there
-    captions = math.ceil(sum(len(ok_captions(data, shard)) for shard in shards) * share)
+    captions = math.ceil(sum(len(ok_captions(data, cut)) for cut in cuts) * share)
     model = model.located()
     if gpu not in GPUS:
         raise UserError(f"the figures of {gpu!r} are not known; name one of {', '.join(GPUS)}")
@@ -88,7 +89,7 @@ def estimate(
     return Estimate(
         clips=clips,
         captions=captions,
-        shards=math.ceil(len(shards) * share),
+        shards=len(cuts) if clips == there else enough_shards(clips, config.clips_per_shard),
         gpu=gpu,
         bytes_by_table=sizes,
         gpu_hours_by_table=hours,

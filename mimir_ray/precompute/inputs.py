@@ -1,39 +1,30 @@
-"""What precompute reads: the clips that passed curation and their captions."""
+"""What precompute reads: the clips that passed curation and their captions, shuffled by the clips' ids."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mimir_ray.config import UserError
+from mimir_ray.precompute.cut import Cut
 from mimir_ray.records import Clip
 from mimir_ray.storage import Table, join
 
 Caption = dict[str, str]
 
 
-def curated_shards(data: str) -> list[str]:
-    """Shards of a finished curation. Raises UserError where there is none."""
-    clips, captions = Table(join(data, "clips")), Table(join(data, "captions"))
-    for table in (clips, captions):
-        if table.manifest() is None:
-            raise UserError(f"{table.uri} is not finished; run `mimir curate SOURCE --out {data}` to its end first")
-    shards = clips.shards()
-    if captions.shards() != shards:
-        raise UserError(f"the shards of clips and captions under {data} differ; run `mimir curate` again")
-    return shards
-
-
-def ok_clips(data: str, shard: str) -> list[Clip]:
-    """The clips of a shard that passed curation."""
+def ok_clips(data: str, cut: Cut) -> list[Clip]:
+    """The clips of a shard that passed curation. Ids are hashes, so the clips of a video are strewn by their order."""
     columns = list(Clip.model_fields)
-    return [Clip(**row) for row in _ok(data, "clips", shard, columns).to_pylist()]
+    rows = [row for source in cut.sources for row in _ok(data, "clips", source, columns).to_pylist()]
+    return sorted((Clip(**row) for row in rows if cut.holds(row["clip_id"])), key=lambda clip: clip.clip_id)
 
 
-def ok_captions(data: str, shard: str) -> list[Caption]:
+def ok_captions(data: str, cut: Cut) -> list[Caption]:
     """The captions (clip_id, kind, text) of the clips of a shard that passed curation, several a clip."""
-    captions = _ok(data, "captions", shard, ["clip_id", "kind", "text"])
-    clips = _ok(data, "clips", shard, ["clip_id"])
-    rows: list[Caption] = captions.filter(pc.is_in(captions["clip_id"], clips["clip_id"].combine_chunks())).to_pylist()
-    return rows
+    rows: list[Caption] = []
+    for source in cut.sources:
+        captions = _ok(data, "captions", source, ["clip_id", "kind", "text"])
+        clips = _ok(data, "clips", source, ["clip_id"])
+        rows += captions.filter(pc.is_in(captions["clip_id"], clips["clip_id"].combine_chunks())).to_pylist()
+    return sorted((row for row in rows if cut.holds(row["clip_id"])), key=lambda row: row["clip_id"])
 
 
 def _ok(data: str, table: str, shard: str, columns: list[str]) -> pa.Table:

@@ -17,7 +17,8 @@ from mimir_ray.config import UserError, fingerprint
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.components import read_config
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.inputs import curated_shards, ok_captions, ok_clips
+from mimir_ray.precompute.cut import Cut, cut_shards
+from mimir_ray.precompute.inputs import ok_captions, ok_clips
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import absolute
@@ -96,21 +97,21 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
     for size in config.sizes:
         check_size(vae, transformer, size.num_frames, size.height, size.width)
-    keys, shards = table_keys(model, config), curated_shards(data)
+    keys, cuts = table_keys(model, config), cut_shards(data, config.clips_per_shard)
     tables: dict[str, dict[str, Any]] = {}
     for table in keys:
         pool = getattr(config, table)
         options = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus, "max_restarts": 3, "max_task_retries": 1}
         actor = cluster.remote(_ShardEncoder).options(**options)
-        actors = [actor.remote(table, data, model, config) for _ in range(min(pool.actors, len(shards)))]
+        actors = [actor.remote(table, data, model, config) for _ in range(min(pool.actors, len(cuts)))]
         encoding = {
-            shard: actors[number % len(actors)].encode.options(num_returns=2).remote(shard)
-            for number, shard in enumerate(shards)
+            cut.shard: actors[number % len(actors)].encode.options(num_returns=2).remote(cut)
+            for number, cut in enumerate(cuts)
         }
         rows = 0
         for done, (_, count) in enumerate(encoding.values(), start=1):
             rows += cluster.get(count)
-            logger.info("%s: %d/%d shards, %d rows in memory", table, done, len(shards), rows)
+            logger.info("%s: %d/%d shards, %d rows in memory", table, done, len(cuts), rows)
         tables[table] = {shard: encoded for shard, (encoded, _) in encoding.items()}
         for each in actors:
             cluster.kill(each)
@@ -124,22 +125,22 @@ class _ShardEncoder:
         self._table = table
         self._settings = data, model, config
 
-    def encode(self, shard: str) -> tuple[pa.Table, int]:
+    def encode(self, cut: Cut) -> tuple[pa.Table, int]:
         """The rows of a shard, and their number."""
-        rows = self._encode(shard)
+        rows = self._encode(cut)
         return pa.Table.from_pylist(rows, schema=SCHEMAS[self._table]), len(rows)
 
     @cached_property
-    def _encode(self) -> Callable[[str], list[dict[str, Any]]]:
+    def _encode(self) -> Callable[[Cut], list[dict[str, Any]]]:
         from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
         from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 
         data, model, config = self._settings
         if self._table == "latents":
             latents = LatentEncoder(data, model, config)
-            return lambda shard: latent_rows(ok_clips(data, shard), latents.read, latents.vae, config)
+            return lambda cut: latent_rows(ok_clips(data, cut), latents.read, latents.vae, config)
         if self._table == "t5_tokens":
             t5 = T5Encoder(data, model, config)
-            return lambda shard: t5_rows(ok_captions(data, shard), t5.branch, config)
+            return lambda cut: t5_rows(ok_captions(data, cut), t5.branch, config)
         llm = LLMEncoder(data, model, config)
-        return lambda shard: llm_rows(ok_captions(data, shard), llm.branch, config)
+        return lambda cut: llm_rows(ok_captions(data, cut), llm.branch, config)

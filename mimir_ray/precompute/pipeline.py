@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.asking import Tell, ask, engine_config
 from mimir_ray.precompute.components import read_config
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.inputs import curated_shards
+from mimir_ray.precompute.cut import Cut, cut_shards
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.summary import PrecomputeSummary
@@ -57,22 +57,22 @@ def precompute(
     vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
     for size in config.sizes:
         check_size(vae, transformer, size.num_frames, size.height, size.width)
-    shards = curated_shards(data)
+    cuts = {cut.shard: cut for cut in cut_shards(data, config.clips_per_shard)}
     keys = table_keys(model, config)
     tables = {name: Table(join(data, name)) for name in keys}
     for name, table in tables.items():
         table.begin(keys[name], overwrite)
-    found = survey(data, tables, shards)
+    found = survey(data, tables, list(cuts.values()))
     pending = found.pending
     waiting = ", ".join(f"{len(names)} for {name}" for name, names in pending.items())
-    logger.info("precompute: %d shards, pending %s", len(shards), waiting)
+    logger.info("precompute: %d shards, pending %s", len(cuts), waiting)
     rows: dict[str, int] = dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
-    if todo := sorted(set().union(*pending.values())):
-        dataset = plan(data, model, config, pending, _encoded_before(tables, shards), engine)
+    if todo := [cuts[name] for name in sorted(set().union(*pending.values()))]:
+        dataset = plan(data, model, config, todo, pending, _encoded_before(tables, cuts), engine)
         for name in filter(pending.get, pending):
             tables[name].reopen()
-        for facts in run_shards(dataset, "precompute", len(shards) - len(todo), len(shards), progress):
+        for facts in run_shards(dataset, "precompute", len(cuts) - len(todo), len(cuts), progress):
             for name in tables:
                 rows[name] += int(facts.get(f"{name}_encoded", 0))
                 busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
@@ -83,7 +83,7 @@ def precompute(
                 f"shards were given up ({listed}); Ray's log has the reason; run again to try them again"
             )
     for table in tables.values():  # what was of use in them is in other shards now
-        table.drop(set(table.shards()) - set(shards))
+        table.drop(set(table.shards()) - set(cuts))
     return PrecomputeSummary(
         tables={name: table.finish(found.inputs[name]) for name, table in tables.items()},
         accounts={name: account(table) for name, table in tables.items()},
@@ -98,11 +98,12 @@ def plan(
     data: str,
     model: ModelConfig,
     config: PrecomputeConfig,
-    pending: dict[str, list[str]],
-    before: dict[str, list[str]],
+    cuts: Sequence[Cut],
+    pending: Mapping[str, Sequence[str]],
+    before: Mapping[str, Sequence[str]],
     engine: Callable[[EngineConfig], Engine] = vllm_engine,
 ) -> "ray.data.Dataset":
-    """The whole pipeline: shard names -> VAE -> T5 -> LLM, each stage one pool of actors that hold one encoder each.
+    """The whole pipeline: shards -> VAE -> T5 -> LLM, each stage one pool of actors that hold one encoder each.
     Where an engine writes the answers, it stands before the LLM.
 
     ``before`` are the shards that the files of each one may have been in. A stage none of whose shards is pending is
@@ -112,14 +113,16 @@ def plan(
 
     from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
 
-    names = sorted(set().union(*pending.values()))
     todo = {table: set(shards) for table, shards in pending.items()}
     dataset: ray.data.Dataset = ray.data.from_items(  # one row, and one block, a shard: stages overlap shard by shard
-        [{"shard": name, "before": before[name]} | {table: name in todo[table] for table in pending} for name in names],
-        override_num_blocks=len(names),
+        [
+            cut.row() | {"before": list(before[cut.shard])} | {table: cut.shard in todo[table] for table in pending}
+            for cut in cuts
+        ],
+        override_num_blocks=len(cuts),
     )
     encoders: dict[str, Any] = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
-    for table in pending:  # 1 shard name in, 1 shard name with counts out; the rows go to files
+    for table in pending:  # 1 shard in, 1 shard with counts out; the rows go to files
         if not todo[table]:
             continue
         if table == "answers":  # 1 shard -> its questions -> 1 shard
@@ -133,7 +136,7 @@ def plan(
     return dataset
 
 
-def _encoded_before(tables: Mapping[str, Table], shards: Sequence[str]) -> dict[str, list[str]]:
+def _encoded_before(tables: Mapping[str, Table], shards: Iterable[str]) -> dict[str, list[str]]:
     """For each shard the other ones with rows that may be of the same files: one whose files change gets another name.
 
     Such shards are there until nothing is pending any more.

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mimir_ray.precompute.cut import Cut
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import READERS, Table
@@ -46,34 +47,34 @@ class Survey:
     """Shards by table that lack a row, hold one too many, or carry a reason that no longer holds."""
 
 
-def survey(data: str, tables: Mapping[str, Table], shards: Sequence[str]) -> Survey:
+def survey(data: str, tables: Mapping[str, Table], cuts: Sequence[Cut]) -> Survey:
     """Compare the tables with what curation left, shard by shard; only keys and reasons are read."""
     committed = {name: set(table.shards()) for name, table in tables.items()}
     inputs: Counter[str] = Counter(dict.fromkeys(tables, 0))
     pending: dict[str, list[str]] = {name: [] for name in tables}
     with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(partial(_look, data=data, tables=tables, committed=committed), shards)
-        for shard, (wanted, lacking) in zip(shards, found, strict=True):
+        found = readers.map(partial(_look, data=data, tables=tables, committed=committed), cuts)
+        for cut, (wanted, lacking) in zip(cuts, found, strict=True):
             inputs.update(wanted)
             for name in lacking:
-                pending[name].append(shard)
+                pending[name].append(cut.shard)
     return Survey(dict(inputs), pending)
 
 
 def _look(
-    shard: str, data: str, tables: Mapping[str, Table], committed: Mapping[str, set[str]]
+    cut: Cut, data: str, tables: Mapping[str, Table], committed: Mapping[str, set[str]]
 ) -> tuple[dict[str, int], list[str]]:
     """Number of inputs by table, and the tables that are pending."""
     try:
-        clips: Counter[Key] = Counter((clip.clip_id,) for clip in ok_clips(data, shard))
-        captions: Counter[Key] = Counter(tuple(caption.values()) for caption in ok_captions(data, shard))
+        clips: Counter[Key] = Counter((clip.clip_id,) for clip in ok_clips(data, cut))
+        captions: Counter[Key] = Counter(tuple(caption.values()) for caption in ok_captions(data, cut))
     except (OSError, pa.ArrowException):  # the actor that reads them says what is wrong with them
         return {}, list(tables)
     wanted = {name: clips if name == "latents" else captions for name in tables}
     pending: list[str] = []
     upstream, to_carry = "", dict[Key, str]()
     for name, table in tables.items():
-        rows = _read(table, shard, [*KEYS[name], "reason"]) if shard in committed[name] else None
+        rows = _read(table, cut.shard, [*KEYS[name], "reason"]) if cut.shard in committed[name] else None
         reasons = [] if rows is None else [(_key(name, row), row["reason"]) for row in rows.to_pylist()]
         carried = {key: reason for key, reason in reasons if upstream and reason.startswith(_prefix(upstream))}
         mended = any(reason != to_carry.get(_within(key, upstream)) for key, reason in carried.items())

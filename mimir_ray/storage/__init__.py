@@ -10,7 +10,7 @@ What is pending is what is not there, so a stage that was killed continues with 
 """
 
 from mimir_ray.storage.accounts import Account, account, render_accounts
-from mimir_ray.storage.buckets import predecessors, shard_name
+from mimir_ray.storage.buckets import bucket_of, predecessors, shard_name
 from mimir_ray.storage.files import (
     READERS,
     absolute,
@@ -40,6 +40,7 @@ __all__ = [
     "Table",
     "absolute",
     "account",
+    "bucket_of",
     "content_id",
     "exists",
     "file_id",

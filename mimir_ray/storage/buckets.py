@@ -12,6 +12,12 @@ def shard_name(bucket: int, content: str) -> str:
     return f"{bucket:05d}-{content}"
 
 
+def bucket_of(shard: str) -> int | None:
+    """The bucket that a shard is named by; None in a name of another kind."""
+    named = _NAMED.fullmatch(shard)
+    return int(named[1]) if named else None
+
+
 def predecessors(shards: Iterable[str], committed: Iterable[str]) -> dict[str, list[str]]:
     """For each of all `shards` the other committed ones that may hold rows of the same files, and some that do not.
 
@@ -20,25 +26,19 @@ def predecessors(shards: Iterable[str], committed: Iterable[str]) -> dict[str, l
     nobody knows; at least as many as its own needs.
     """
     shards = list(shards)
-    buckets = max((_enough(_bucket(shard)) for shard in shards), default=1)
+    buckets = max((_enough(bucket_of(shard)) for shard in shards), default=1)
     others: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for other in sorted(set(committed) - set(shards)):
-        if (bucket := _bucket(other)) is not None:
+        if (bucket := bucket_of(other)) is not None:
             modulus = min(buckets, _enough(bucket))
             others[modulus, bucket % modulus].append(other)
     moduli = sorted({modulus for modulus, _ in others})
     found: dict[str, list[str]] = {}
     for shard in shards:
-        bucket = _bucket(shard)
+        bucket = bucket_of(shard)
         alike = [] if bucket is None else [others.get((modulus, bucket % modulus), []) for modulus in moduli]
         found[shard] = [other for members in alike for other in members]
     return found
-
-
-def _bucket(shard: str) -> int | None:
-    """None in a name of another kind."""
-    named = _NAMED.fullmatch(shard)
-    return int(named[1]) if named else None
 
 
 def _enough(bucket: int | None) -> int:

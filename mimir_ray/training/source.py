@@ -1,6 +1,6 @@
 """Where the rows that a run trains on come from: a protocol, and the tables on disk that are its default."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from mimir_ray.config import UserError
-from mimir_ray.storage import READERS, Table, join
+from mimir_ray.storage import READERS, Table, content_id, join
 
 _CLIP = ["clip_id"]
 _CAPTION = ["clip_id", "kind", "text"]
@@ -85,39 +85,44 @@ class StoredTables:
 
     def _refuse_stale(self) -> None:
         """Raises UserError where curation, if it is finished here, keeps other clips or captions than were encoded."""
-        clips, captions, latents = self._table("clips"), self._table("captions"), self._table("latents")
-        kept, encoded = clips.manifest(), latents.manifest()
-        if kept is None or encoded is None:
+        clips, captions, latents = (self._table(name).manifest() for name in ("clips", "captions", "latents"))
+        if clips is None or latents is None:
             return
-        again = "run `mimir precompute` on it, which encodes what is new"
-        if clips.shards() != latents.shards() or kept.ok != encoded.inputs:
-            raise UserError(
-                f"{self.root} was curated again since precompute: {kept.ok} clips are kept now, and {encoded.inputs} "
-                f"were encoded; {again}"
-            )
-        if captions.manifest() is None:
+        again = "was curated again since precompute; run `mimir precompute` on it, which encodes what is new"
+        if clips.ok != latents.inputs:
+            raise UserError(f"{self.root} keeps {clips.ok} clips and {latents.inputs} were encoded: it {again}")
+        if captions is None:
             return
-        with ThreadPoolExecutor(READERS, "captions") as readers:
-            for shard, stale in zip(clips.shards(), readers.map(self._stale, clips.shards()), strict=True):
-                if stale:
-                    raise UserError(
-                        f"the {stale} of shard {shard} under {self.root} are not those that were encoded: it was "
-                        f"curated again since precompute; {again}"
-                    )
+        kept = self._total(self._kept, "clips")
+        encoded = self._total(self._encoded, "latents")
+        for number, what in enumerate(("clips", "captions")):
+            if kept[number] != encoded[number]:
+                raise UserError(f"the {what} that {self.root} keeps are not those that were encoded: it {again}")
 
-    def _stale(self, shard: str) -> str:
-        """Which rows of a shard are not those that were encoded: "clips", "captions", or none."""
+    def _total(self, ids: Callable[[str], tuple[int, int]], table: str) -> tuple[int, int]:
+        """The sum over all shards of a table."""
+        with ThreadPoolExecutor(READERS, "stale") as readers:
+            sums = list(readers.map(ids, self._table(table).shards()))
+        return sum(clips for clips, _ in sums), sum(captions for _, captions in sums)
+
+    def _kept(self, shard: str) -> tuple[int, int]:
+        """What the clips and the captions that curation keeps in one of its shards add up to."""
         clips = self._keys("clips", shard, _CLIP, only_ok=True)
-        if clips != self._keys("latents", shard, _CLIP):
-            return "clips"
         captions = self._keys("captions", shard, _CAPTION, only_ok=True)
-        if {caption for caption in captions if caption[:1] in clips} != self._keys("t5_tokens", shard, _CAPTION):
-            return "captions"
-        return ""
+        return _sum_of_ids(clips), _sum_of_ids({caption for caption in captions if caption[:1] in clips})
 
-    def _keys(self, table: str, shard: str, columns: list[str], only_ok: bool = False) -> set[tuple[Any, ...]]:
+    def _encoded(self, shard: str) -> tuple[int, int]:
+        """What the clips and the captions that a shard was made of add up to."""
+        return _sum_of_ids(self._keys("latents", shard, _CLIP)), _sum_of_ids(self._keys("t5_tokens", shard, _CAPTION))
+
+    def _keys(self, table: str, shard: str, columns: list[str], only_ok: bool = False) -> set[tuple[str, ...]]:
         rows = self.open(table, shard).read([*columns, "status"])
         return {key[:-1] for key in tuples(rows, [*columns, "status"]) if key[-1] == "ok" or not only_ok}
+
+
+def _sum_of_ids(keys: Iterable[tuple[str, ...]]) -> int:
+    """Equal for equal sets of rows, however they lie in shards; so that nobody holds the keys of them all."""
+    return sum(int(content_id(*key), 16) for key in keys)
 
 
 class _StoredRows:

@@ -1,0 +1,95 @@
+"""How the clips that curation kept are cut into shards: several of its shards together, or a part of a large one.
+
+Curation counts files, which hold one clip or a thousand. Its small shards fall together by their buckets, modulo a
+power of two that grows with the number of clips; so rows that were encoded are found again when a corpus grows.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mimir_ray.config import UserError
+from mimir_ray.storage import READERS, Table, bucket_of, content_id, join, shard_name
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a shard of precompute holds: the clips of some of curation's shards, or one of equal parts of them."""
+
+    shard: str
+    sources: tuple[str, ...]
+    """Names of curation's shards."""
+    part: int
+    parts: int
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Cut":
+        """The inverse of ``row``; what else the row holds is passed over."""
+        return cls(row["shard"], tuple(row["sources"]), int(row["part"]), int(row["parts"]))
+
+    def row(self) -> dict[str, Any]:
+        """As a row that Ray Data carries."""
+        return asdict(self) | {"sources": list(self.sources)}
+
+    def holds(self, clip_id: str) -> bool:
+        """Whether a clip of its sources is in this part of them."""
+        return self.parts == 1 or int(content_id(clip_id), 16) % self.parts == self.part
+
+
+def cut_shards(data: str, clips_per_shard: int) -> list[Cut]:
+    """The shards, by name, of the clips that a finished curation kept: between half and twice ``clips_per_shard`` each.
+
+    A shard of curation that needs no company and no cutting keeps its name. Raises UserError where curation is not
+    finished or cannot be read.
+    """
+    kept = _kept_clips(data)
+    buckets = enough_shards(sum(kept.values()), clips_per_shard)
+    together: defaultdict[int | str, list[str]] = defaultdict(list)
+    for source in kept:
+        bucket = bucket_of(source)
+        together[source if bucket is None else bucket % buckets].append(source)
+    cuts = []
+    for place, sources in together.items():
+        parts = enough_shards(sum(kept[source] for source in sources), 2 * clips_per_shard)
+        for part in range(parts):
+            content = content_id(*sources, f"{part}/{parts}")
+            named = shard_name(place, content) if isinstance(place, int) else f"{place}-{content}"
+            whole = len(sources) == parts == 1 and place in (bucket_of(sources[0]), sources[0])
+            cuts.append(Cut(sources[0] if whole else named, tuple(sources), part, parts))
+    return sorted(cuts, key=lambda cut: cut.shard)
+
+
+def enough_shards(clips: int, clips_per_shard: int) -> int:
+    """The least power of two of shards that hold so many clips."""
+    shards = 1
+    while shards * clips_per_shard < clips:
+        shards *= 2
+    return shards
+
+
+def _kept_clips(data: str) -> dict[str, int]:
+    """Number of clips that passed, by shard of curation."""
+    clips, captions = Table(join(data, "clips")), Table(join(data, "captions"))
+    for table in (clips, captions):
+        if table.manifest() is None:
+            raise UserError(f"{table.uri} is not finished; run `mimir curate SOURCE --out {data}` to its end first")
+    shards = clips.shards()
+    if captions.shards() != shards:
+        raise UserError(f"the shards of clips and captions under {data} differ; run `mimir curate` again")
+
+    def count(shard: str) -> int:
+        try:
+            return int(pc.sum(pc.equal(clips.read(shard, ["status"])["status"], "ok")).as_py() or 0)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"cannot read shard {shard} of {clips.uri} ({error}); remove {shard}.parquet there and run "
+                "`mimir curate` again, which makes this shard anew"
+            ) from error
+
+    with ThreadPoolExecutor(READERS, "clips") as readers:
+        return dict(zip(shards, readers.map(count, shards), strict=True))

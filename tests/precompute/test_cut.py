@@ -1,0 +1,107 @@
+"""How clips are cut into shards."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimir_ray.config import UserError
+from mimir_ray.precompute.cut import Cut, cut_shards, enough_shards
+from mimir_ray.precompute.inputs import ok_captions, ok_clips
+from mimir_ray.storage import Table, predecessors, shard_name
+from tests.precompute.world import OK, REJECTED, clip_row, commit
+
+
+def write(root: Path, shards: Mapping[str, int], first: int = 0) -> None:
+    """So many clips that passed in each shard of curation, one that did not, and a caption for each."""
+    clips: dict[str, list[dict[str, Any]]] = {}
+    captions: dict[str, list[dict[str, Any]]] = {}
+    for shard, count in shards.items():
+        ids = [f"{shard}-{number}" for number in range(first, first + count)]
+        clips[shard] = [clip_row(f"{shard}-rejected", root) | REJECTED] + [clip_row(name, root) | OK for name in ids]
+        captions[shard] = [{"clip_id": row["clip_id"], "kind": "short", "text": "words"} | OK for row in clips[shard]]
+    for name, rows in (("clips", clips), ("captions", captions)):
+        table = Table(str(root / name))
+        table.drop(table.shards())
+        commit(root, name, rows)
+
+
+def kept(shards: Mapping[str, int]) -> list[str]:
+    return sorted(f"{shard}-{number}" for shard, count in shards.items() for number in range(count))
+
+
+def clips_in(root: Path, cut: Cut) -> list[str]:
+    return [clip.clip_id for clip in ok_clips(str(root), cut)]
+
+
+@pytest.mark.parametrize("clips_per_shard", [1, 3, 8, 100])
+@pytest.mark.parametrize(
+    "sizes",
+    [[3] * 16, [0, 1, 40, 2, 5, 0, 7, 1], [200], [1] * 100, [0, 0]],
+    ids=["even", "uneven", "one", "many", "none"],
+)
+def test_every_clip_lies_in_one_shard_of_about_the_size(sizes: list[int], clips_per_shard: int, tmp_path: Path) -> None:
+    shards = {shard_name(bucket, "content"): count for bucket, count in enumerate(sizes)}
+    write(tmp_path, shards)
+    cuts = cut_shards(str(tmp_path), clips_per_shard)
+    assert [cut.shard for cut in cuts] == sorted({cut.shard for cut in cuts})
+    members = {cut.shard: clips_in(tmp_path, cut) for cut in cuts}
+    assert sorted(clip for clips in members.values() for clip in clips) == kept(shards)
+    for cut in cuts:
+        assert [row["clip_id"] for row in ok_captions(str(tmp_path), cut)] == members[cut.shard]
+        of_sources = sum(shards[source] for source in cut.sources)
+        assert of_sources <= cut.parts * 2 * clips_per_shard
+        assert cut.parts == 1 or of_sources > cut.parts * clips_per_shard
+
+
+def test_small_shards_fall_together_and_a_large_one_is_cut(tmp_path: Path) -> None:
+    small = {shard_name(bucket, "content"): 4 for bucket in range(16)}
+    write(tmp_path, small)
+    assert [len(clips_in(tmp_path, cut)) for cut in cut_shards(str(tmp_path), 16)] == [16, 16, 16, 16]
+    assert [cut.shard for cut in cut_shards(str(tmp_path), 4)] == list(small), "as curation left them"
+    write(tmp_path, {"00000-content": 1000})
+    parts = [len(clips_in(tmp_path, cut)) for cut in cut_shards(str(tmp_path), 100)]
+    assert len(parts) == 8
+    assert 80 < min(parts) < max(parts) < 170
+
+
+def test_a_shard_of_another_kind_of_name_stays_alone(tmp_path: Path) -> None:
+    write(tmp_path, {"mine": 1, "yours": 9})
+    cuts = cut_shards(str(tmp_path), 4)
+    assert [(cut.sources, cut.parts) for cut in cuts] == [(("mine",), 1), (("yours",), 2), (("yours",), 2)]
+    assert cuts[0].shard == "mine"
+
+
+@pytest.mark.parametrize("buckets", [[bucket for bucket in range(64) if bucket % 5], [5, 37, 50]])
+@pytest.mark.parametrize(("before", "after"), [(4, 16), (16, 4), (2, 10), (64, 1), (1, 64), (3, 4)])
+def test_a_shard_that_is_cut_anew_finds_those_that_held_its_clips(
+    buckets: list[int], before: int, after: int, tmp_path: Path
+) -> None:
+    """As another size makes it; the corpus is uneven, and some buckets are empty."""
+    shards = {shard_name(bucket, "content"): bucket % 7 * 150 // len(buckets) for bucket in buckets}
+    write(tmp_path, shards)
+    old = {cut.shard: set(clips_in(tmp_path, cut)) for cut in cut_shards(str(tmp_path), before)}
+    cuts = cut_shards(str(tmp_path), after)
+    found = predecessors([cut.shard for cut in cuts], old)
+    for cut in cuts:
+        holders = [cut.shard, *found[cut.shard]]
+        assert set(clips_in(tmp_path, cut)) <= set().union(*(old.get(holder, set()) for holder in holders))
+
+
+def test_a_cut_survives_as_a_row() -> None:
+    cut = Cut("00001-x", ("00001-a", "00003-b"), 1, 4)
+    assert Cut.of(cut.row() | {"before": [], "latents": True}) == cut
+
+
+def test_shards_are_a_power_of_two() -> None:
+    assert [enough_shards(clips, 128) for clips in (0, 1, 128, 129, 500_000)] == [1, 1, 1, 2, 4096]
+
+
+def test_what_curation_left_undone_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="clips is not finished; run `mimir curate"):
+        cut_shards(str(tmp_path), 1)
+    write(tmp_path, {"00000-content": 1})
+    (tmp_path / "clips" / "00000-content.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UserError, match=r"cannot read shard 00000-content .*remove 00000-content\.parquet there"):
+        cut_shards(str(tmp_path), 1)
