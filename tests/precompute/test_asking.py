@@ -27,7 +27,7 @@ from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Table
 from mimir_ray.vllm import Engine, EngineConfig, engine_around, ray_processor, to_ray
 from tests.precompute.test_pipeline import SHARDS, commit, regroup
-from tests.precompute.world import CONFIG, curated, rows_of, tiny_model
+from tests.precompute.world import CONFIG, alone, curated, rows_of, tiny_model
 
 TO_VLLM = override(CONFIG, ["engine=vllm"])
 YELLOW = "a yellow square rolls up"
@@ -83,7 +83,7 @@ def _about(text: str, instructions: Sequence[str]) -> list[str]:
 
 def answered_here(data: Path, model: ModelConfig, config: Any, shard: str) -> list[dict[str, Any]]:
     """Both steps of a shard in this process; returns the rows that the engine was to answer."""
-    facts = {"shard": shard, "before": [], "answers": True, "llm_tokens": True}
+    facts = alone(shard).row() | {"before": [], "answers": True, "llm_tokens": True}
     asked = list(ask(facts, str(data), model, config))
     tell = Tell(str(data), model, config)
     told = [tell(written(row, str(model.llm))) for row in asked]
@@ -277,13 +277,13 @@ def test_instructions_without_the_prompt_are_asked_once_a_shard(
     assert len(asked) == len(captions) * CONFIG.answers + 4
     given = rows_of(data, "llm_tokens")
     Table(str(data / "llm_tokens")).drop(["shard-1"])
-    LLMEncoder(str(data), everyone, CONFIG)({"shard": "shard-1", "before": [], "llm_tokens": True})
+    LLMEncoder(str(data), everyone, CONFIG)(alone("shard-1").row() | {"before": [], "llm_tokens": True})
     assert given == rows_of(data, "llm_tokens")
 
 
 def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path, "answers")
-    for row in ask({"shard": "shard-2", "before": [], "answers": True}, str(data), model, TO_VLLM):
+    for row in ask(alone("shard-2").row() | {"before": [], "answers": True}, str(data), model, TO_VLLM):
         taken = to_ray(row)
         if row["error"]:
             assert taken["__inference_error__"] == row["error"]
@@ -291,14 +291,14 @@ def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_
         assert taken["tokenized_prompt"] == load_llm(model, 0).query_ids(row["asked"])
         assert taken["carried"]["facts"]["shard"] == "shard-2"
     short = override(TO_VLLM, ["vllm.max_model_len=10"])
-    rows = list(ask({"shard": "shard-1", "before": [], "answers": True}, str(data), model, short))
+    rows = list(ask(alone("shard-1").row() | {"before": [], "answers": True}, str(data), model, short))
     assert all("context of 10 tokens" in row["error"] for row in rows)
 
 
 def test_an_answer_without_a_token_is_none(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path, "answers")
     tell = Tell(str(data), model, TO_VLLM)
-    for row in ask({"shard": "shard-1", "before": [], "answers": True}, str(data), model, TO_VLLM):
+    for row in ask(alone("shard-1").row() | {"before": [], "answers": True}, str(data), model, TO_VLLM):
         tell(row | {"tokens": [], "error": ""})
     assert {row["reason"] for row in rows_of(data, "answers")} == {"the engine wrote nothing, not even an end token"}
 

@@ -20,11 +20,12 @@ from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.rows import survey
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
-from tests.precompute.world import CONFIG, curated, rows_of, tiny_model
+from tests.precompute.world import CONFIG, alone, curated, rows_of, tiny_model
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 TABLES = ("latents", "t5_tokens", "llm_tokens")
 SHARDS = ["shard-0", "shard-1", "shard-2"]
+CUTS = [alone(shard) for shard in SHARDS]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def file_of(data: Path, name: str, shard: str) -> tuple[bytes, int]:
 
 def encoded_here(data: Path, model: ModelConfig) -> dict[str, list[str]]:
     """Make what is pending in this process; returns the texts that the encoders were given, by table."""
-    pending, seen = survey(str(data), tables_of(data), SHARDS).pending, {}
+    pending, seen = survey(str(data), tables_of(data), CUTS).pending, {}
     asked = {"t5_tokens": (T5Encoder, "encode"), "llm_tokens": (LLMEncoder, "answer")}
     assert not pending["latents"]
     for name, (encoder_class, method) in asked.items():
@@ -83,7 +84,7 @@ def encoded_here(data: Path, model: ModelConfig) -> dict[str, list[str]]:
 
         setattr(encoder.branch, method, counted)
         for shard in pending[name]:
-            encoder({"shard": shard, "before": [], name: True})
+            encoder(alone(shard).row() | {"before": [], name: True})
     return seen
 
 
@@ -117,7 +118,7 @@ def test_a_killed_run_ends_with_the_rows_of_an_uninterrupted_loop(
     for encoder_class in (LatentEncoder, T5Encoder, LLMEncoder):
         encoder = encoder_class(str(data), model, CONFIG)
         for shard in ("shard-0", "shard-1", "shard-2"):
-            encoder({"shard": shard, "before": [], encoder.table.name: True})
+            encoder(alone(shard).row() | {"before": [], encoder.table.name: True})
         assert rows_of(finished, encoder.table.name) == rows_of(data, encoder.table.name)
 
 
@@ -205,13 +206,13 @@ def test_rows_that_were_carried_over_are_encoded_when_their_clip_is_mended(finis
     tables = tables_of(data)
     tables["latents"].drop(["shard-0", "shard-1"])  # only shard-0 had a broken clip
     pending = {"latents": ["shard-0", "shard-1"], "t5_tokens": ["shard-0"], "llm_tokens": ["shard-0"]}
-    assert survey(str(data), tables, SHARDS).pending == pending
+    assert survey(str(data), tables, CUTS).pending == pending
     rows = Table(str(finished / "latents")).read("shard-0").to_pylist()
     whole = next(row for row in rows if row["status"] == "ok")
     mended = [row if row["status"] == "ok" else whole | {"clip_id": row["clip_id"]} for row in rows]
     commit(data, "latents", "shard-0", mended)  # and then the driver was killed
     pending = {"latents": ["shard-1"], "t5_tokens": ["shard-0"], "llm_tokens": ["shard-0"]}
-    assert survey(str(data), tables, SHARDS).pending == pending
+    assert survey(str(data), tables, CUTS).pending == pending
 
 
 def test_shards_that_curation_judged_anew_are_pending_and_stay_until_they_are_replaced(
@@ -219,7 +220,7 @@ def test_shards_that_curation_judged_anew_are_pending_and_stay_until_they_are_re
 ) -> None:
     data = copy_of(finished, tmp_path)
     tables = tables_of(data)
-    found = survey(str(data), tables, SHARDS)
+    found = survey(str(data), tables, CUTS)
     assert found.pending == {name: [] for name in TABLES}
     assert found.inputs == {"latents": 9, "t5_tokens": 18, "llm_tokens": 18}
     rows = Table(str(data / "clips")).read("shard-1").to_pylist()
@@ -228,7 +229,7 @@ def test_shards_that_curation_judged_anew_are_pending_and_stay_until_they_are_re
     texts = Table(str(data / "captions")).read("shard-2").to_pylist()
     texts[0]["text"] = "another text"
     commit(data, "captions", "shard-2", texts)
-    assert survey(str(data), tables, SHARDS).pending == {
+    assert survey(str(data), tables, CUTS).pending == {
         "latents": ["shard-1"],
         "t5_tokens": ["shard-1", "shard-2"],
         "llm_tokens": ["shard-1", "shard-2"],
@@ -239,7 +240,7 @@ def test_shards_that_curation_judged_anew_are_pending_and_stay_until_they_are_re
 def test_a_shard_that_cannot_be_read_is_pending(finished: Path, tmp_path: Path) -> None:
     data = copy_of(finished, tmp_path)
     (data / "t5_tokens" / "shard-1.parquet").write_bytes(b"not parquet")
-    pending = survey(str(data), tables_of(data), SHARDS).pending
+    pending = survey(str(data), tables_of(data), CUTS).pending
     assert pending == {"latents": [], "t5_tokens": ["shard-1"], "llm_tokens": []}
 
 

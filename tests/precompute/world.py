@@ -10,6 +10,7 @@ import pyarrow as pa
 from mimir_ray.dataflow import ActorPool
 from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.precompute import PrecomputeConfig
+from mimir_ray.precompute.cut import Cut
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
 from mimir_ray.video import write_mp4
@@ -17,7 +18,13 @@ from tests.tiny import tiny_base, tiny_llm
 
 CAPTIONS = ("a red ball moves left", "red ball", "a blue triangle above a green square")
 CONFIG = PrecomputeConfig(
-    num_frames=9, height=64, width=64, answers=2, latents=ActorPool(batch=3), llm_tokens=ActorPool(batch=4)
+    num_frames=9,
+    height=64,
+    width=64,
+    answers=2,
+    clips_per_shard=2,
+    latents=ActorPool(batch=3),
+    llm_tokens=ActorPool(batch=4),
 )
 
 
@@ -91,6 +98,11 @@ def moving_square(seed: int, frames: int = 65, height: int = 64, width: int = 64
         left = 2 + index * (width - 24) // frames
         frame[20:40, left : left + 20] = colour
     return video
+
+
+def alone(shard: str) -> Cut:
+    """A shard of curation that is neither cut nor put together with others."""
+    return Cut(shard, (shard,), 0, 1)
 
 
 def rows_of(root: Path, name: str) -> list[dict[str, Any]]:
