@@ -61,7 +61,7 @@ def fit(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from mimir_ray.training.worker import Job, run_worker
+    from mimir_ray.training.job import Job, run_worker
 
     work: Any = run_worker
     system, path = filesystem(out)

@@ -5,7 +5,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,38 +14,24 @@ import torch
 import torch.distributed as dist
 
 from mimir_ray.config import UserError
-from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import content_id, join
 from mimir_ray.training.batches import Batches
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.engine import Engine
+from mimir_ray.training.job import Job
 from mimir_ray.training.loop import NonFiniteError, run_steps
 from mimir_ray.training.metrics import MetricsFile, Row
 from mimir_ray.training.module import Start, load_start
 from mimir_ray.training.run import METRICS, checkpoint_name
 from mimir_ray.training.state import Progress
-from mimir_ray.training.tables import TrainingData
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Job:
-    """Everything that a worker needs to know."""
-
-    data: TrainingData
-    out: str
-    model: ModelConfig
-    config: TrainingConfig
-    feed: Any
-    """A ``ray.util.queue.Queue`` into which rank 0 puts every row of metrics."""
-
-
-def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train ``settings["job"]``; returns {"resumed_from": step} or {"problem": what the user must mend}."""
-    job: Job = settings["job"]
+def work(job: Job) -> dict[str, Any]:
+    """Train; returns {"resumed_from": step} or {"problem": what the user must mend}."""
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()

@@ -119,12 +119,16 @@ def test_nobody_at_the_address(address: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def job_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The dashboard of a Ray of its own, with token authentication, and the file with its token."""
+def job_server(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The dashboard of a Ray of its own, with token authentication, and the file with its token.
+
+    `ray start` notes the address of its cluster among Ray's files, where that of the tests' own Ray would find it.
+    """
     token = tmp_path / "auth_token"
     token.write_text("1" * 64)
     port = free_port()
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environment["RAY_TMPDIR"] = str(tmp_path_factory.mktemp("r"))
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # the job's python
     # Ray's default port of the agent that starts jobs belongs to whichever Ray came first on this machine.
     ports = (f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-agent-listen-port=0")
