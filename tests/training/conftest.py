@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.tiny import tiny_base, tiny_llm
-from tests.training.runs import EVERY, UNINTERRUPTED, World, run_without_ray
+from tests.training.runs import EVERY, RESIZED, UNINTERRUPTED, World, run_without_ray
 from tests.training.tables import write_tables
 
 
@@ -22,6 +22,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def runs(world: World) -> list[dict[str, Any]]:
     """What each of the two ranks found, by name of the run."""
     return run_without_ray(world, EVERY)
+
+
+@pytest.fixture(scope="session")
+def resized(world: World) -> list[dict[str, Any]]:
+    """The same of the runs whose number of workers changes, or is uneven, and of one that is compiled."""
+    return run_without_ray(world, RESIZED)
 
 
 @pytest.fixture(scope="session")
