@@ -27,7 +27,7 @@ from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Table
 from mimir_ray.vllm import Engine, EngineConfig, engine_around, ray_processor, to_ray
 from tests.precompute.test_pipeline import SHARDS, commit, regroup
-from tests.precompute.world import CONFIG, alone, curated, rows_of, tiny_model
+from tests.precompute.world import CONFIG, alone, curated, encode_here, rows_of, tiny_model
 
 TO_VLLM = override(CONFIG, ["engine=vllm"])
 YELLOW = "a yellow square rolls up"
@@ -100,13 +100,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 
 @pytest.fixture(scope="module")
-def sampled(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+def sampled(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root encoded by transformers alone. One clip is broken, one caption is too long, one is yellow."""
     data = curated(tmp_path_factory.mktemp("sampled") / "data")
     captions = Table(str(data / "captions")).read("shard-2").to_pylist()
     captions[0]["text"], captions[1]["text"] = LONG, YELLOW
     commit(data, "captions", "shard-2", captions)
-    precompute(str(data), model, CONFIG)
+    encode_here(data, model, CONFIG)
     return data
 
 
@@ -116,7 +116,7 @@ def copy_of(data: Path, folder: Path, *without: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked(sampled: Path, model: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def asked(sampled: Path, model: ModelConfig, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
     """The same clips and captions, answered by an engine."""
     folder = tmp_path_factory.mktemp("asked")
     data = copy_of(sampled, folder, "llm_tokens")

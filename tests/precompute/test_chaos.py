@@ -15,7 +15,17 @@ from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.precompute import PrecomputeConfig, PrecomputeSummary, precompute
 from mimir_ray.storage import Table
 from mimir_ray.video import write_mp4
-from tests.precompute.world import CONFIG, OK, clip_row, commit, curated, moving_square, rows_of, tiny_model
+from tests.precompute.world import (
+    CONFIG,
+    OK,
+    clip_row,
+    commit,
+    curated,
+    encode_here,
+    moving_square,
+    rows_of,
+    tiny_model,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -98,7 +108,7 @@ def test_what_dies_in_the_middle_changes_nothing_in_the_end(
         again = PrecomputeSummary.model_validate_json(process.stdout.splitlines()[-1]).rows_encoded
         assert again["t5_tokens"] <= 78 - 14  # two shards were committed, one of them with a broken clip
     assert process.returncode == 0, process.stderr[-4000:]
-    precompute(str(whole), model, CONFIG)
+    encode_here(whole, model, CONFIG)
     assert tables(struck) == tables(whole)
 
 

@@ -15,12 +15,12 @@ from rich.console import Console
 from mimir_ray.config import UserError, override
 from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.precompute import encode_in_memory, precompute, render
-from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
+from mimir_ray.precompute.actors import LLMEncoder, T5Encoder
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.rows import survey
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
-from tests.precompute.world import CONFIG, alone, curated, rows_of, tiny_model
+from tests.precompute.world import CONFIG, alone, curated, encode_here, rows_of, tiny_model
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 TABLES = ("latents", "t5_tokens", "llm_tokens")
@@ -115,11 +115,9 @@ def test_a_killed_run_ends_with_the_rows_of_an_uninterrupted_loop(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos", *TABLES))
-    for encoder_class in (LatentEncoder, T5Encoder, LLMEncoder):
-        encoder = encoder_class(str(data), model, CONFIG)
-        for shard in ("shard-0", "shard-1", "shard-2"):
-            encoder(alone(shard).row() | {"before": [], encoder.table.name: True})
-        assert rows_of(finished, encoder.table.name) == rows_of(data, encoder.table.name)
+    encode_here(data, model, CONFIG)
+    for name in TABLES:
+        assert rows_of(finished, name) == rows_of(data, name)
 
 
 def test_every_clip_and_caption_is_accounted_for(finished: Path, model: ModelConfig) -> None:

@@ -10,7 +10,9 @@ import pyarrow as pa
 from mimir_ray.dataflow import ActorPool
 from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.precompute import PrecomputeConfig
-from mimir_ray.precompute.cut import Cut
+from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
+from mimir_ray.precompute.cut import Cut, cut_shards
+from mimir_ray.precompute.keys import table_keys
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
 from mimir_ray.video import write_mp4
@@ -103,6 +105,18 @@ def moving_square(seed: int, frames: int = 65, height: int = 64, width: int = 64
 def alone(shard: str) -> Cut:
     """A shard of curation that is neither cut nor put together with others."""
     return Cut(shard, (shard,), 0, 1)
+
+
+def encode_here(data: Path, model: ModelConfig, config: PrecomputeConfig) -> None:
+    """The tables that precompute writes, by a plain loop in this process."""
+    keys, cuts = table_keys(model, config), cut_shards(str(data), config.clips_per_shard)
+    for encoder_class in (LatentEncoder, T5Encoder, LLMEncoder):
+        encoder = encoder_class(str(data), model, config)
+        table = encoder.table
+        table.begin(keys[table.name])
+        for cut in cuts:
+            encoder(cut.row() | {"before": [], table.name: True})
+        table.finish(len(rows_of(data, table.name)))
 
 
 def rows_of(root: Path, name: str) -> list[dict[str, Any]]:
