@@ -10,8 +10,8 @@ and over many:
     plain    the table's function over each shard, in a process that has loaded the model; nothing is written
 
 What Ray and tables cost is a matter of shards, not of what a row takes; so the ratio depends on the models and on how
-many clips a shard holds: 128 here, about as many as fill 512 MiB at 480p. Two sizes of video show what the models do
-to it: the shapes world's own, of 9 frames of 64 x 64, and one whose clips are 7 times as much work.
+many clips a shard holds, which is the recipe's unless it is given. Two sizes of video show what the models do to it:
+the shapes world's own, of 9 frames of 64 x 64, and one whose clips are 7 times as much work.
 
 A precompute starts its actors once, however many clips there are. So the ratio is that of what the additional clips
 take, all tables together, the median over turns after one of warm-up; what the start takes is told apart.
@@ -45,8 +45,8 @@ WAYS = ("plain", "ours")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, nargs=2, default=[128, 512], metavar=("FEW", "MANY"))
-    parser.add_argument("--clips-per-shard", type=int, default=128)
+    parser.add_argument("--clips", type=int, nargs=2, default=[256, 768], metavar=("FEW", "MANY"))
+    parser.add_argument("--clips-per-shard", type=int, default=shapes().precompute.clips_per_shard)
     parser.add_argument("--sizes", nargs="+", default=["9x64x64", "17x128x128"], metavar="FRAMESxHEIGHTxWIDTH")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -59,16 +59,16 @@ def main() -> None:
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=2**28, log_to_driver=False)
     recipe, results = shapes(), {}
-    curation = recipe.curation.model_copy(update={"files_per_shard": arguments.clips_per_shard})
+    encoding = recipe.precompute.model_copy(update={"clips_per_shard": arguments.clips_per_shard})
     with tempfile.TemporaryDirectory() as folder:
         roots = []
         for count in arguments.clips:
             corpus = render_corpus(Path(folder, f"corpus{count}"), count)
             roots.append(str(Path(folder, f"data{count}")))
-            curate([str(corpus)], roots[-1], curation)
+            curate([str(corpus)], roots[-1], recipe.curation)
         for size in arguments.sizes:
             fields = dict(zip(("num_frames", "height", "width"), map(int, size.split("x")), strict=True))
-            results[size] = compare(roots, recipe.model, recipe.precompute.model_copy(update=fields), arguments.turns)
+            results[size] = compare(roots, recipe.model, encoding.model_copy(update=fields), arguments.turns)
             logger.info("%s: %s", size, json.dumps(results[size], indent=2))
     report: dict[str, Any] = {
         "cpus": os.cpu_count(),
@@ -100,10 +100,12 @@ def compare(roots: list[str], model: ModelConfig, config: PrecomputeConfig, turn
     added = [{way: turn["many", way] - turn["few", way] for way in WAYS} for turn in sums]
     ratios = [turn["ours"] / turn["plain"] for turn in added]
     rows = {size: sum(len(one) for one in rows_of(root)) for size, root in zip(SIZES, roots, strict=True)}
+    shards = {size: len(Table(str(Path(root, TABLES[0]))).shards()) for size, root in zip(SIZES, roots, strict=True)}
     row_s = {way: statistics.median(turn[way] for turn in added) / (rows["many"] - rows["few"]) for way in WAYS}
     few_s = {way: statistics.median(turn["few", way] for turn in sums) for way in WAYS}
     return {
         "rows": rows,
+        "shards": shards,
         "seconds": {
             table: {
                 f"{size} {way}": round(statistics.median(turn[table, size, way] for turn in times), 2)
@@ -145,25 +147,29 @@ def plain_loops(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Calla
     import torch
 
     from mimir_ray.precompute.components import load_llm, load_t5, load_vae
+    from mimir_ray.precompute.cut import Cut, cut_shards
     from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
-    from mimir_ray.precompute.inputs import curated_shards, ok_captions, ok_clips
+    from mimir_ray.precompute.inputs import ok_captions, ok_clips
     from mimir_ray.records import Clip
     from mimir_ray.video import read_frames
 
     torch.set_num_threads(1)
     vae, t5, llm = load_vae(model, 0), load_t5(model, 0), load_llm(model, 0)
 
+    def cuts(root: str) -> list[Cut]:
+        return cut_shards(root, config.clips_per_shard)
+
     def read(clip: Clip, indices: Any) -> Any:
         return read_frames(clip.path, indices, timeout_s=config.decode_timeout_s).frames
 
     def latents(root: str) -> int:
-        return sum(len(latent_rows(ok_clips(root, shard), read, vae, config)) for shard in curated_shards(root))
+        return sum(len(latent_rows(ok_clips(root, cut), read, vae, config)) for cut in cuts(root))
 
     def t5_tokens(root: str) -> int:
-        return sum(len(t5_rows(ok_captions(root, shard), t5, config)) for shard in curated_shards(root))
+        return sum(len(t5_rows(ok_captions(root, cut), t5, config)) for cut in cuts(root))
 
     def llm_tokens(root: str) -> int:
-        return sum(len(llm_rows(ok_captions(root, shard), llm, config)) for shard in curated_shards(root))
+        return sum(len(llm_rows(ok_captions(root, cut), llm, config)) for cut in cuts(root))
 
     return {"latents": latents, "t5_tokens": t5_tokens, "llm_tokens": llm_tokens}
 

@@ -67,5 +67,8 @@ def render(summary: CurationSummary) -> Group:
     rejected = {rule.replace("_", " "): count for rule, count in summary.clips.rejected.items()}
     clips = summary.clips.model_copy(update={"rejected": rejected})
     table = render_accounts("Curation", {"files": (summary.files, "read"), "clips": (clips, "kept")})
-    reused = f"; {summary.shards_reused} of {summary.shards} shards were finished before" * bool(summary.shards_reused)
-    return Group(table, Text(f"{summary.seconds:.1f} s, {summary.clips_per_s:.0f} clips/s{reused}"))
+    said = f"this run did {summary.shards - summary.shards_reused} of {summary.shards} shards, "
+    said += f"{summary.clips_per_s:,.0f} clips/s"
+    if summary.shards_reused == summary.shards:
+        said = "all of it was there before"
+    return Group(table, Text(f"{summary.seconds:.1f} s; {said}"))

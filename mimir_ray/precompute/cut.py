@@ -42,7 +42,8 @@ class Cut:
 
 
 def cut_shards(data: str, clips_per_shard: int) -> list[Cut]:
-    """The shards, by name, of the clips that a finished curation kept: between half and twice ``clips_per_shard`` each.
+    """The shards, by name, of the clips that a finished curation kept: about ``clips_per_shard`` each, as far as powers
+    of two and curation's shards allow it.
 
     A shard of curation that needs no company and no cutting keeps its name. Raises UserError where curation is not
     finished or cannot be read.

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -186,7 +187,12 @@ def test_a_driver_killed_in_the_middle_changes_nothing_in_the_end(tmp_path: Path
 
 def test_the_summary_reads_as_a_table(corpus: Path, curated: Path) -> None:
     console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(render(curate([str(corpus)], str(curated), CONFIG)))
-    text = console.export_text()
+    summary = curate([str(corpus)], str(curated), CONFIG)
+    console.print(render(summary))
+    text = console.export_text(clear=True)
+    assert "s; all of it was there before" in text
     for words in ("kept", "black frame rate", "quarantined", "probe: is not a video that FFmpeg understands", "files"):
         assert (words in text) == (words != "black frame rate"), text
+    half = summary.model_copy(update={"shards_reused": summary.shards - 1, "seconds": 0.5})
+    console.print(render(half))
+    assert re.search(rf"0\.5 s; this run did 1 of {summary.shards} shards, \d+ clips/s", console.export_text())
