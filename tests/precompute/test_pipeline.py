@@ -289,10 +289,10 @@ def test_a_clip_that_comes_and_one_that_goes_leave_the_others_alone(
 def test_shards_of_other_names_inherit_the_rows_of_their_files(
     finished: Path, model: ModelConfig, tmp_path: Path
 ) -> None:
-    """As when a file joins a bucket, and when buckets are split: what is encoded is not encoded again."""
-    data = copy_of(finished, tmp_path)
+    """As when a file joins a bucket, buckets are split, and other sizes are asked for: nothing is encoded again."""
+    data, config = copy_of(finished, tmp_path), override(CONFIG, ["clips_per_shard=3"])
     regroup(data, ["clips", "captions", *TABLES], {"00000-kept": [2], "00001-old": [0, 1]})
-    assert precompute(str(data), model, CONFIG).rows_encoded == dict.fromkeys(TABLES, 0)
+    assert precompute(str(data), model, config).rows_encoded == dict.fromkeys(TABLES, 0)
     regroup(data, ["clips", "captions"], {"00000-kept": [2], "00001-new": [0], "00003-new": [1]})
     kept = {name: file_of(data, name, "00000-kept") for name in TABLES}
     before = {name: ids_and_states(data, name) for name in TABLES}
@@ -301,15 +301,19 @@ def test_shards_of_other_names_inherit_the_rows_of_their_files(
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        precompute(str(data), model, CONFIG, progress=kill)
+        precompute(str(data), model, config, progress=kill)
     assert all("00001-old" in Table(str(data / name)).shards() for name in TABLES)
-    summary = precompute(str(data), model, CONFIG)
+    summary = precompute(str(data), model, config)
     assert summary.rows_encoded["latents"] <= 1, "what is broken is tried again, if the killed run has not"
     assert summary.rows_encoded["t5_tokens"] == summary.rows_encoded["llm_tokens"] == 0
     for name in TABLES:
         assert Table(str(data / name)).shards() == ["00000-kept", "00001-new", "00003-new"]
         assert ids_and_states(data, name) == before[name]
         assert file_of(data, name, "00000-kept") == kept[name]
+    summary = precompute(str(data), model, override(CONFIG, ["clips_per_shard=100"]))
+    assert summary.rows_encoded == {"latents": 1, "t5_tokens": 0, "llm_tokens": 0}
+    assert all(ids_and_states(data, name) == before[name] for name in TABLES)
+    assert {name: manifest.shards for name, manifest in summary.tables.items()} == dict.fromkeys(TABLES, 1)
 
 
 def test_another_template_makes_llm_tokens_alone(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
