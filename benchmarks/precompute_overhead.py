@@ -45,7 +45,7 @@ WAYS = ("plain", "ours")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, nargs=2, default=[256, 768], metavar=("FEW", "MANY"))
+    parser.add_argument("--clips", type=int, nargs=2, default=[128, 512], metavar=("FEW", "MANY"))
     parser.add_argument("--clips-per-shard", type=int, default=shapes().precompute.clips_per_shard)
     parser.add_argument("--sizes", nargs="+", default=["9x64x64", "17x128x128"], metavar="FRAMESxHEIGHTxWIDTH")
     parser.add_argument("--turns", type=int, default=3)

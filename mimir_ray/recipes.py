@@ -65,8 +65,7 @@ def shapes() -> Recipe:
             language=LanguageConfig(max_new_tokens=24),  # the longest answer of the shapes language has 12
         ),
         curation=CurationConfig(split="off"),  # its clips are single shots already
-        # A row takes milliseconds, and a shard some 50 of them a table, however many rows it has.
-        precompute=PrecomputeConfig(num_frames=9, height=64, width=64, clips_per_shard=256),
+        precompute=PrecomputeConfig(num_frames=9, height=64, width=64),
         training=TrainingConfig(
             steps=1000,
             batch_size=16,
