@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mimir_ray.config import UserError
-from mimir_ray.storage import READERS, Table, bucket_of, content_id, join, shard_name
+from mimir_ray.storage import READERS, Table, bucket_of, content_id, exists, join, shard_name
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def enough_shards(clips: int, clips_per_shard: int) -> int:
 def _kept_clips(data: str) -> dict[str, int]:
     """Number of clips that passed, by shard of curation."""
     clips, captions = Table(join(data, "clips")), Table(join(data, "captions"))
+    if not exists(clips.uri):
+        raise UserError(f"{data} was not curated; name what `mimir curate SOURCE --out DATA` wrote")
     for table in (clips, captions):
         if table.manifest() is None:
             raise UserError(f"{table.uri} is not finished; run `mimir curate SOURCE --out {data}` to its end first")

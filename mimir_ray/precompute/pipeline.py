@@ -89,6 +89,7 @@ def precompute(
         accounts={name: account(table) for name, table in tables.items()},
         clips=found.inputs["latents"],
         rows_encoded=rows,
+        shards_written=len(todo),
         busy_s=busy_s,
         seconds=time.monotonic() - began_s,
     )

@@ -18,6 +18,8 @@ class PrecomputeSummary(Config):
     """Clips that passed curation: the inputs."""
     rows_encoded: dict[str, int]
     """Rows that this run encoded or tried to, by table; what stayed or was carried over is not among them."""
+    shards_written: int
+    """Shards that this run committed in some table."""
     busy_s: dict[str, float]
     """Time that this run's actors spent encoding, by table."""
     seconds: float
@@ -37,5 +39,7 @@ def render(summary: PrecomputeSummary) -> "Group":
     table = render_accounts("Precompute", {name: (counts, "encoded") for name, counts in summary.accounts.items()})
     encoded = ", ".join(f"{count:,} {name}" for name, count in summary.rows_encoded.items())
     done = f"this run encoded {encoded}, {summary.rows_per_s:,.0f} rows/s"
-    said = done if any(summary.rows_encoded.values()) else "all of it was there before"
-    return Group(table, Text(f"{summary.seconds:.1f} s; {said}"))
+    if not any(summary.rows_encoded.values()):
+        written = f"no row was new, and {summary.shards_written:,} of the shards were put together anew"
+        done = written if summary.shards_written else "all of it was there before"
+    return Group(table, Text(f"{summary.seconds:.1f} s; {done}"))

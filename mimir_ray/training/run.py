@@ -65,7 +65,11 @@ def _held(out: str) -> dict[str, Any] | None:
 
 
 def _refuse_other(out: str, held: dict[str, Any], run: Run) -> None:
-    if changed := differences(held, run.model_dump(mode="json")):
+    wanted = run.model_dump(mode="json")
+    changed = differences(held | {"samples": ""}, wanted | {"samples": ""})
+    if held["samples"] != wanted["samples"]:
+        changed.append("the clips, their captions or the shards that they lie in have changed")
+    if changed:
         raise UserError(
             f"{out} holds another run: {'; '.join(changed)}. Choose another --out, remove {out}, or undo the change"
         )

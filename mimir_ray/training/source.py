@@ -56,7 +56,7 @@ class StoredTables:
 
     def check(self, tables: Sequence[str]) -> dict[str, str]:
         """Raises UserError for a table that is missing or unfinished, or that holds other rows than curation keeps."""
-        again = f"run `mimir precompute` on {self.root} until it says that it is finished"
+        again = f"run `mimir precompute` on {self.root} to its end"
         fingerprints = {}
         for name in tables:
             table = self._table(name)

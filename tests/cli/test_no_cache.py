@@ -68,7 +68,7 @@ def test_a_run_without_cache_is_the_run_from_tables(tmp_path: Path) -> None:
 
 def test_what_was_not_curated_is_refused(tmp_path: Path) -> None:
     recipe = load_recipe("shapes", None)
-    with pytest.raises(UserError, match=r"clips is not finished; run `mimir curate SOURCE"):
+    with pytest.raises(UserError, match="was not curated; name what `mimir curate SOURCE --out DATA` wrote"):
         encode_in_memory(str(tmp_path), recipe.model, recipe.precompute)
 
 

@@ -97,7 +97,11 @@ def test_shards_are_a_power_of_two() -> None:
 
 
 def test_what_curation_left_undone_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="clips is not finished; run `mimir curate"):
+    with pytest.raises(UserError, match="was not curated; name what `mimir curate SOURCE --out DATA` wrote"):
+        cut_shards(str(tmp_path), 1)
+    write(tmp_path, {"00000-content": 1})
+    Table(str(tmp_path / "captions")).reopen()
+    with pytest.raises(UserError, match="captions is not finished; run `mimir curate"):
         cut_shards(str(tmp_path), 1)
     write(tmp_path, {"00000-content": 1})
     (tmp_path / "clips" / "00000-content.parquet").write_bytes(b"not parquet")

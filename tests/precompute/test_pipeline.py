@@ -154,6 +154,8 @@ def test_the_account_is_printed_by_table(finished: Path, model: ModelConfig) -> 
     (reason,) = summary.accounts["latents"].quarantined
     for words in ("latents", "llm_tokens", "encoded", "quarantined", "18", reason[:40], "all of it was there before"):
         assert words in said
+    console.print(render(summary.model_copy(update={"shards_written": 2})))
+    assert "no row was new, and 2 of the shards were put together anew" in console.export_text()
     some = summary.model_copy(update={"rows_encoded": {"latents": 1, "t5_tokens": 2}, "seconds": 1.5})
     console.print(render(some))
     assert "1.5 s; this run encoded 1 latents, 2 t5_tokens, 2 rows/s" in console.export_text()
@@ -311,6 +313,7 @@ def test_shards_of_other_names_inherit_the_rows_of_their_files(
         assert ids_and_states(data, name) == before[name]
         assert file_of(data, name, "00000-kept") == kept[name]
     summary = precompute(str(data), model, override(CONFIG, ["clips_per_shard=100"]))
+    assert summary.shards_written == 1
     assert summary.rows_encoded == {"latents": 1, "t5_tokens": 0, "llm_tokens": 0}
     assert all(ids_and_states(data, name) == before[name] for name in TABLES)
     assert {name: manifest.shards for name, manifest in summary.tables.items()} == dict.fromkeys(TABLES, 1)
@@ -366,7 +369,7 @@ def test_clips_of_several_sizes_lie_in_one_table(finished: Path, model: ModelCon
 
 
 def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run `mimir curate"):
+    with pytest.raises(UserError, match="was not curated; name what `mimir curate"):
         precompute(str(tmp_path / "nothing"), model, CONFIG)
     with pytest.raises(UserError, match="num_frames=13"):
         precompute(str(finished), model, CONFIG.model_copy(update={"num_frames": 13}))

@@ -46,3 +46,8 @@ def test_what_changes_the_weights_is_another_run(out: str, fields: dict[str, obj
     with pytest.raises(UserError, match=r"holds another run: .* Choose another --out"):
         begin(out, run(**fields))
     assert read_run(out).training.learning_rate == 0.1
+
+
+def test_other_clips_are_another_run_and_said_in_words(out: str) -> None:
+    with pytest.raises(UserError, match=r"holds another run: the clips, their captions or the shards .* have changed"):
+        begin(out, run().model_copy(update={"samples": "3"}))
