@@ -5,7 +5,6 @@ model's branch samples itself; what is around it is the real thing.
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -26,8 +25,8 @@ from mimir_ray.precompute.components import load_llm, load_llm_reader
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Table
 from mimir_ray.vllm import Engine, EngineConfig, engine_around, ray_processor, to_ray
-from tests.precompute.test_pipeline import SHARDS, commit, regroup
-from tests.precompute.world import CONFIG, alone, curated, encode_here, rows_of, tiny_model
+from tests.precompute.test_pipeline import SHARDS, commit
+from tests.precompute.world import CONFIG, alone, copy_of, curated, encode_here, regroup, rows_of, tiny_model
 
 TO_VLLM = override(CONFIG, ["engine=vllm"])
 YELLOW = "a yellow square rolls up"
@@ -108,11 +107,6 @@ def sampled(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
     commit(data, "captions", "shard-2", captions)
     encode_here(data, model, CONFIG)
     return data
-
-
-def copy_of(data: Path, folder: Path, *without: str) -> Path:
-    shutil.copytree(data, folder / "data", ignore=shutil.ignore_patterns("videos", *without))
-    return folder / "data"
 
 
 @pytest.fixture(scope="module")

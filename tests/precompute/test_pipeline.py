@@ -2,8 +2,7 @@
 
 import logging
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,24 @@ import pytest
 from rich.console import Console
 
 from mimir_ray.config import UserError, override
-from mimir_ray.model.config import FuserConfig, ModelConfig
+from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute import encode_in_memory, precompute, render
 from mimir_ray.precompute.actors import LLMEncoder, T5Encoder
-from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.rows import survey
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
-from tests.precompute.world import CONFIG, alone, curated, encode_here, rows_of, tiny_model
+from tests.precompute.world import (
+    CONFIG,
+    alone,
+    copy_of,
+    curated,
+    encode_here,
+    file_of,
+    ids_and_states,
+    regroup,
+    rows_of,
+    tiny_model,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 TABLES = ("latents", "t5_tokens", "llm_tokens")
@@ -33,12 +42,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def copy_of(finished: Path, folder: Path) -> Path:
-    """Another data root with the same tables; its clips are the same files."""
-    shutil.copytree(finished, folder / "data", ignore=shutil.ignore_patterns("videos"))
-    return folder / "data"
-
-
 def tables_of(data: Path) -> dict[str, Table]:
     return {name: Table(str(data / name)) for name in TABLES}
 
@@ -46,27 +49,6 @@ def tables_of(data: Path) -> dict[str, Table]:
 def commit(data: Path, name: str, shard: str, rows: list[dict[str, Any]]) -> None:
     """As another run of curation or of precompute leaves a shard."""
     Table(str(data / name)).commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS[name]))
-
-
-def regroup(data: Path, names: Sequence[str], shards: Mapping[str, Sequence[int]]) -> None:
-    """Put the rows of tables into shards by the number in their clips' ids, as curation names shards."""
-    for name in names:
-        table, rows = Table(str(data / name)), rows_of(data, name)
-        table.drop(table.shards())
-        for shard, numbers in shards.items():
-            commit(data, name, shard, [row for row in rows if int(row["clip_id"].split("-")[1]) in numbers])
-        table.finish(len(rows))
-
-
-def ids_and_states(data: Path, name: str) -> list[str]:
-    """Every row of a table, in an order that does not depend on shards."""
-    return sorted(map(repr, rows_of(data, name)))
-
-
-def file_of(data: Path, name: str, shard: str) -> tuple[bytes, int]:
-    """Bytes and time of a shard."""
-    file = data / name / f"{shard}.parquet"
-    return file.read_bytes(), file.stat().st_mtime_ns
 
 
 def encoded_here(data: Path, model: ModelConfig) -> dict[str, list[str]]:
@@ -113,8 +95,7 @@ def finished(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory, ray_s
 def test_a_killed_run_ends_with_the_rows_of_an_uninterrupted_loop(
     finished: Path, model: ModelConfig, tmp_path: Path
 ) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos", *TABLES))
+    data = copy_of(finished, tmp_path, *TABLES)
     encode_here(data, model, CONFIG)
     for name in TABLES:
         assert rows_of(finished, name) == rows_of(data, name)
@@ -190,8 +171,7 @@ def test_a_finished_stage_does_nothing(finished: Path, model: ModelConfig) -> No
 
 
 def test_other_answers_leave_latents_and_t5_tokens_alone(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos"))
+    data = copy_of(finished, tmp_path)
     config = CONFIG.model_copy(update={"answers": 1})
     with pytest.raises(UserError, match=r"answers was 2 and is now 1.*--overwrite"):
         precompute(str(data), model, config)
@@ -329,30 +309,6 @@ def test_another_template_makes_llm_tokens_alone(finished: Path, model: ModelCon
     assert changed == {("llm_tokens", shard) for shard in SHARDS}
 
 
-def test_a_base_without_llm_has_no_llm_tokens(model: ModelConfig) -> None:
-    base = ModelConfig(base=model.base, fuser=FuserConfig.baseline())
-    keys = table_keys(base, CONFIG)
-    assert list(keys) == ["latents", "t5_tokens"]
-    assert keys == {name: key for name, key in table_keys(model, CONFIG).items() if name != "llm_tokens"}
-
-
-def test_a_moved_checkpoint_is_the_same_and_changed_weights_are_not(model: ModelConfig, tmp_path: Path) -> None:
-    shutil.copytree(model.base, tmp_path / "base")
-    moved = model.model_copy(update={"base": str(tmp_path / "base")})
-    assert table_keys(moved, CONFIG) == table_keys(model, CONFIG)
-    weights = tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    changed = {name for name, key in table_keys(moved, CONFIG).items() if key != table_keys(model, CONFIG)[name]}
-    assert changed == {"latents"}
-
-
-def test_tiles_decide_latents_and_slices_decide_nothing(model: ModelConfig) -> None:
-    keys = table_keys(model, CONFIG)
-    assert table_keys(model, override(CONFIG, ["vae_slicing=true"])) == keys
-    tiled = table_keys(model, override(CONFIG, ["vae_tiling=true"]))
-    assert {name for name in keys if tiled[name] != keys[name]} == {"latents"}
-
-
 def test_clips_of_several_sizes_lie_in_one_table(finished: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(finished, tmp_path)
     rows = Table(str(data / "clips")).read("shard-1").to_pylist()
@@ -385,8 +341,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model
 def test_a_shard_that_cannot_be_encoded_is_named_and_the_others_are_kept(
     finished: Path, model: ModelConfig, tmp_path: Path
 ) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(finished, data, ignore=shutil.ignore_patterns("videos", "llm_tokens"))
+    data = copy_of(finished, tmp_path, "llm_tokens")
     (data / "captions" / "shard-1.parquet").write_bytes(b"not parquet")
     with pytest.raises(RuntimeError, match=r"llm_tokens: shard-1 \(1 in all\).*run again"):
         precompute(str(data), model, CONFIG)

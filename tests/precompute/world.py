@@ -1,5 +1,6 @@
 """A small curated data root and tiny models for it."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,34 @@ def encode_here(data: Path, model: ModelConfig, config: PrecomputeConfig) -> Non
 def rows_of(root: Path, name: str) -> list[dict[str, Any]]:
     """Every row of a table, shard by shard."""
     return [row for shard in Table(str(root / name)).scan() for row in shard.to_pylist()]
+
+
+def regroup(data: Path, names: Sequence[str], shards: Mapping[str, Sequence[int]]) -> None:
+    """Put the rows of tables into shards by the number in their clips' ids, as curation names shards."""
+    for name in names:
+        table, rows = Table(str(data / name)), rows_of(data, name)
+        table.drop(table.shards())
+        for shard, numbers in shards.items():
+            members = [row for row in rows if int(row["clip_id"].split("-")[1]) in numbers]
+            table.commit(shard, pa.Table.from_pylist(members, schema=SCHEMAS[name]))
+        table.finish(len(rows))
+
+
+def ids_and_states(data: Path, name: str) -> list[str]:
+    """Every row of a table, in an order that does not depend on shards."""
+    return sorted(map(repr, rows_of(data, name)))
+
+
+def file_of(data: Path, name: str, shard: str) -> tuple[bytes, int]:
+    """Bytes and time of a shard."""
+    file = data / name / f"{shard}.parquet"
+    return file.read_bytes(), file.stat().st_mtime_ns
+
+
+def copy_of(data: Path, folder: Path, *without: str) -> Path:
+    """Another data root with the same tables but for some; its clips are the same files."""
+    shutil.copytree(data, folder / "data", ignore=shutil.ignore_patterns("videos", *without))
+    return folder / "data"
 
 
 OK = {"status": "ok", "reason": ""}

@@ -1,0 +1,40 @@
+"""What makes a table stale, and what does not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mimir_ray.config import override
+from mimir_ray.model.config import FuserConfig, ModelConfig
+from mimir_ray.precompute.keys import table_keys
+from tests.precompute.world import CONFIG, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def test_a_base_without_llm_has_no_llm_tokens(model: ModelConfig) -> None:
+    base = ModelConfig(base=model.base, fuser=FuserConfig.baseline())
+    keys = table_keys(base, CONFIG)
+    assert list(keys) == ["latents", "t5_tokens"]
+    assert keys == {name: key for name, key in table_keys(model, CONFIG).items() if name != "llm_tokens"}
+
+
+def test_a_moved_checkpoint_is_the_same_and_changed_weights_are_not(model: ModelConfig, tmp_path: Path) -> None:
+    shutil.copytree(model.base, tmp_path / "base")
+    moved = model.model_copy(update={"base": str(tmp_path / "base")})
+    assert table_keys(moved, CONFIG) == table_keys(model, CONFIG)
+    weights = tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    changed = {name for name, key in table_keys(moved, CONFIG).items() if key != table_keys(model, CONFIG)[name]}
+    assert changed == {"latents"}
+
+
+def test_tiles_decide_latents_and_slices_decide_nothing(model: ModelConfig) -> None:
+    keys = table_keys(model, CONFIG)
+    assert table_keys(model, override(CONFIG, ["vae_slicing=true"])) == keys
+    tiled = table_keys(model, override(CONFIG, ["vae_tiling=true"]))
+    assert {name for name in keys if tiled[name] != keys[name]} == {"latents"}
