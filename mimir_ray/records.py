@@ -74,15 +74,21 @@ class Prompt(Config):
 class Clip(Config):
     """A curated shot: the columns of ``clips`` that later stages read.
 
-    The file at ``path`` holds the clip and nothing else; ``start_s`` and ``end_s`` say where in its video it lay.
+    It is a span of the video at ``path``, whose bytes have the id ``video_id`` and number ``size_bytes``. Frames are
+    those that a viewer sees, upright and in square pixels, in the order in which they are shown.
     """
 
     clip_id: str
     video_id: str
     path: str
+    size_bytes: int
     start_s: float
     end_s: float
+    first_frame: int
+    """Of the video's frames, counted from 0."""
     frames: int
+    times_s: tuple[float, ...]
+    """When each of the ``frames`` is shown, from 0 for the first one."""
     width_px: int
     height_px: int
     fps: float
@@ -110,7 +116,7 @@ def _table(key: str, *columns: tuple[str, pa.DataType]) -> pa.Schema:
     )
 
 
-_TEXT, _INT, _FLOAT, _BYTES = pa.string(), pa.int64(), pa.float64(), pa.large_binary()
+_TEXT, _INT, _FLOAT, _BOOL, _BYTES = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.large_binary()
 _INTS = pa.list_(pa.int32())
 _ANSWER = pa.struct([("seed", pa.int64()), ("token_ids", _INTS), ("states", _BYTES), ("length", pa.int32())])
 
@@ -120,12 +126,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("path", _TEXT),
         ("size_bytes", _INT),
         ("codec", _TEXT),
+        ("stream", _INT),
         ("width_px", _INT),
         ("height_px", _INT),
         ("fps", _FLOAT),
         ("frames", _INT),
         ("duration_s", _FLOAT),
         ("rotation_deg", _INT),
+        ("mirrored", _BOOL),
+        ("pixel_aspect", _FLOAT),
+        ("interlaced", _BOOL),
+        ("transfer", _TEXT),
+        ("shots", _INT),
+        ("short_shots", _INT),
         ("clips", _INT),
         ("rule", _TEXT),
         ("stage", _TEXT),
@@ -135,13 +148,20 @@ SCHEMAS: dict[str, pa.Schema] = {
         "clip_id",
         ("video_id", _TEXT),
         ("path", _TEXT),
+        ("size_bytes", _INT),
         ("start_s", _FLOAT),
         ("end_s", _FLOAT),
+        ("first_frame", _INT),
         ("frames", _INT),
+        ("times_s", pa.list_(_FLOAT)),
         ("width_px", _INT),
         ("height_px", _INT),
         ("fps", _FLOAT),
         ("duration_s", _FLOAT),
+        ("hdr", _BOOL),
+        ("interlaced", _BOOL),
+        ("anamorphic", _BOOL),
+        ("rotated", _BOOL),
         ("decoder", _TEXT),
         ("motion", _FLOAT),
         ("black_area", _FLOAT),
@@ -150,7 +170,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("aesthetic_mean", _FLOAT),
         ("aesthetic_min", _FLOAT),
         ("text_area", _FLOAT),
-        ("watermark", pa.bool_()),
+        ("watermark", _BOOL),
         ("watermark_margin", _FLOAT),
         ("watermark_certainty", _FLOAT),
         ("rule", _TEXT),

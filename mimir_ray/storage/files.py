@@ -64,6 +64,17 @@ def parent(uri: str | os.PathLike[str]) -> tuple[str, str]:
     return f"{scheme}://{host}{folder}{query}", name
 
 
+def below(root: str, uri: str) -> str:
+    """``uri`` relative to ``root`` where it lies below it, else as it is: a tree that moves takes such paths along."""
+    prefix = join(root, "x")[: -len("x")] if _split(root) is None else ""
+    return uri.removeprefix(prefix) if prefix and uri.startswith(prefix) else uri
+
+
+def located(root: str, path: str) -> str:
+    """The inverse of ``below``: where a path is that is relative to ``root``; others stay as they are."""
+    return path if _split(path) or os.path.isabs(path) else join(root, path)
+
+
 def filesystem(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     """The file system of a location and the path in it. Raises UserError for a protocol that nothing here can open."""
     text = absolute(uri)

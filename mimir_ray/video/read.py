@@ -47,16 +47,20 @@ def read_frames(
     path: str | Path,
     indices: Sequence[int],
     *,
+    span: tuple[int, int] | None = None,
     timeout_s: float = TIMEOUT_S,
     short_side_px: int | None = None,
     decord: bool = True,
 ) -> Frames:
     """The frames at `indices` (display order, 0 is the first; any order, repeats allowed).
 
+    With `span`, a clip's first frame in the file and the first one after it, indices count from the clip's first frame.
+
     Frames are upright, at their stored size or, with `short_side_px`, shrunk so that the short side is at most that.
     Each decoder that is tried has `timeout_s` of wall clock. `decord=False` reads with PyAV alone.
     Raises VideoError when no decoder can deliver exactly the frames that were asked for.
     """
+    indices = [index + span[0] for index in indices] if span else indices
     wanted = sorted(set(indices))
     if not wanted or wanted[0] < 0:
         raise VideoError(f"frames {list(indices)[:5]} were asked for; give at least one index, none below 0")
