@@ -77,13 +77,21 @@ class Split(Config):
 
 
 class BasicRules(Config):
-    """Basic filtration: facts of the container, and motion."""
+    """Basic filtration: facts of the file, and motion."""
 
     min_frames: int = Field(65, ge=1)
     min_duration_s: float = Field(1.0, ge=0)
     min_aspect: float = Field(1.0, gt=0)
     """Width over height, as displayed."""
     max_aspect: float = Field(2.0, gt=0)
+    allow_hdr: bool = True
+    """PQ and HLG, which are mapped to SDR."""
+    allow_interlaced: bool = True
+    """Material that is deinterlaced."""
+    allow_anamorphic: bool = True
+    """Pixels that are not square: the frame is stretched to the shape that is shown."""
+    allow_rotated: bool = True
+    """Frames that are stored turned or mirrored, and are set upright."""
     motion_epsilon: float = Field(1e-4, ge=0)
     """The paper excludes a motion score of 0. An encoder's noise moves a still picture a little: scores up to this
     share of the frame's diagonal, per step of `Measures.motion_fps`, count as 0."""

@@ -167,6 +167,7 @@ def _row(file: SourceFile, video_id: str, start_s: float, end_s: float) -> Row:
     captions = [{"kind": caption.kind, "text": caption.text} for caption in file.captions]
     clip_id = content_id(video_id, f"{start_s:.6f}-{end_s:.6f}")
     identity = {"clip_id": clip_id, "video_id": video_id, "start_s": start_s, "end_s": end_s}
+    identity |= dict.fromkeys(("hdr", "interlaced", "anamorphic", "rotated"), False)
     return identity | {"captions": captions, "status": "ok", "reason": ""}
 
 

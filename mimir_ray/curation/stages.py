@@ -8,18 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mimir_ray.config import Config, UserError
-from mimir_ray.curation.config import CurationConfig, Measures, RecaptionConfig, WatermarkConfig
+from mimir_ray.curation.config import AgreementConfig, CurationConfig, Measures, RecaptionConfig, WatermarkConfig
 from mimir_ray.curation.discover import SourceFile
 from mimir_ray.curation.heirs import inherit
 from mimir_ray.curation.models.config import LIKELIEST_TOKENS
 from mimir_ray.curation.rules import Rules, shortfalls
 from mimir_ray.curation.split import failure, split_files
 from mimir_ray.curation.tables import (
-    SCORES,
-    SPLIT_SCHEMA,
     Row,
     commit,
     known_clips,
@@ -29,7 +27,6 @@ from mimir_ray.curation.tables import (
 )
 from mimir_ray.curation.verdict import caption_rows, verdict
 from mimir_ray.dataflow import ActorPool, Work
-from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import join
 from mimir_ray.vllm import EngineConfig
 
@@ -74,6 +71,13 @@ class MeasureKey(Config):
     measures: Measures
 
 
+class AgreementKey(Config):
+    """What decides the scores of `agreement`: also which captions there are."""
+
+    agreement: AgreementConfig
+    recaption: RecaptionConfig | Literal["off"]
+
+
 MODEL_STAGES = ("aesthetic", "text_area", "watermark", "recaption", "agreement")
 """In the paper's order; each is a section of `CurationConfig`."""
 
@@ -88,6 +92,8 @@ def scoring_stages(config: CurationConfig) -> tuple[Stage, ...]:
                 asked = Asked(_engine(name, key, config), partial(_questioning, name, config))
                 found.append(Stage(name, key, load, asked=asked))
             else:
+                if name == "agreement":
+                    key = AgreementKey(agreement=key, recaption=config.recaption)
                 found.append(Stage(name, key, load, getattr(config.pools, name)))
     return tuple(found)
 
@@ -109,8 +115,8 @@ def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, An
     if not table.has(shard):
         files: list[SourceFile] = pickle.loads(row["files"])
         videos, clips = split_files(files, config, join(out, "media"))
-        commit(outcome_table(out, "videos"), shard, videos, SCHEMAS["videos"])
-        commit(table, shard, clips, SPLIT_SCHEMA)
+        commit(outcome_table(out, "videos"), shard, videos)
+        commit(table, shard, clips)
     inherit(out, shard, row["before"], [stage.name for stage in scoring_stages(config)])
     return {"shard": shard}
 
@@ -135,7 +141,7 @@ def score(
         size = stage.pool.batch if stage.pool else 1
         batches = [clips[start : start + size] for start in range(0, len(clips), size)]
         scored = [scored for batch in batches for scored in _scored(batch, stage, scorer)]
-        commit(table, shard, [*done, *scored], SCORES[stage.name])
+        commit(table, shard, [*done, *scored])
     return {"shard": shard}
 
 
@@ -150,12 +156,12 @@ def judge(row: dict[str, Any], out: str, stages: Sequence[str], rules: Rules) ->
     clips: list[Row] = []
     captions: list[Row] = []
     for clip in known_clips(out, shard, stages):
-        judged = caption_rows(clip, rules.captions)
-        outcome = clip | verdict(clip, judged, rules)
+        judged = caption_rows(clip, rules.captions, stages)
+        outcome = clip | verdict(clip, judged, rules, stages)
         clips.append(outcome)
         captions.extend(caption if outcome["status"] == "ok" else caption | _of(outcome) for caption in judged)
-    commit(outcome_table(out, "captions"), shard, captions, SCHEMAS["captions"])
-    commit(outcome_table(out, "clips"), shard, clips, SCHEMAS["clips"])
+    commit(outcome_table(out, "captions"), shard, captions)
+    commit(outcome_table(out, "clips"), shard, clips)
     statuses = [clip["status"] for clip in clips]
     return {"shard": shard, **{status: statuses.count(status) for status in ("ok", "rejected", "quarantined")}}
 

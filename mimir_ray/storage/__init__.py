@@ -10,9 +10,9 @@ What is pending is what is not there, so a stage that was killed continues with 
 """
 
 from mimir_ray.storage.accounts import Account, account, render_accounts
+from mimir_ray.storage.ahead import READERS, ahead
 from mimir_ray.storage.buckets import bucket_of, predecessors, shard_name
 from mimir_ray.storage.files import (
-    READERS,
     absolute,
     below,
     content_id,
@@ -42,6 +42,7 @@ __all__ = [
     "Table",
     "absolute",
     "account",
+    "ahead",
     "below",
     "bucket_of",
     "content_id",

@@ -18,8 +18,6 @@ import pyarrow.fs as pafs
 
 from mimir_ray.config import UserError
 
-READERS = 16
-"""Files that are read together where few bytes of each are wanted: on an object store one waits for each of them."""
 _NATIVE = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 _PUT_IS_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<host>[^/?]*)(?P<path>.*?)(?P<query>\?\w+=.*)?", re.DOTALL)
@@ -38,8 +36,7 @@ def absolute(uri: str | os.PathLike[str]) -> str:
 def join(uri: str | os.PathLike[str], *parts: str) -> str:
     """``uri`` with ``parts`` below it; options such as ``?endpoint_override=...`` stay at the end."""
     text = os.fspath(uri)
-    match = _split(text)
-    query = (match["query"] or "") if match else ""
+    query = _options(text)
     base = text.removesuffix(query)
     below = [part.strip("/") for part in parts if part.strip("/")]
     if below and not base.endswith("://"):
@@ -66,13 +63,20 @@ def parent(uri: str | os.PathLike[str]) -> tuple[str, str]:
 
 def below(root: str, uri: str) -> str:
     """``uri`` relative to ``root`` where it lies below it, else as it is: a tree that moves takes such paths along."""
-    prefix = join(root, "x")[: -len("x")] if _split(root) is None else ""
-    return uri.removeprefix(prefix) if prefix and uri.startswith(prefix) else uri
+    options = _options(root)
+    path = uri.removesuffix(options).removeprefix(join(root.removesuffix(options), ".")[:-1])
+    return path if _options(uri) == options and located(root, path) == uri else uri
 
 
 def located(root: str, path: str) -> str:
     """The inverse of ``below``: where a path is that is relative to ``root``; others stay as they are."""
     return path if _split(path) or os.path.isabs(path) else join(root, path)
+
+
+def _options(uri: str) -> str:
+    """Such as ``?endpoint_override=...``; most locations have none."""
+    match = _split(uri)
+    return (match["query"] or "") if match else ""
 
 
 def filesystem(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
