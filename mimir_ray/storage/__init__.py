@@ -37,6 +37,7 @@ __all__ = [
     "READERS",
     "Account",
     "AccountingError",
+    "LatestCopy",
     "Manifest",
     "Shard",
     "Table",

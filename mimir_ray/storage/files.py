@@ -7,7 +7,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -216,6 +216,23 @@ def local_copy(uri: str | os.PathLike[str]) -> Iterator[str]:
         copy = os.path.join(folder, "copy" + os.path.splitext(path)[1])
         pafs.copy_files(path, copy, source_filesystem=system)
         yield copy
+
+
+class LatestCopy:
+    """Local copies of files, of which the last one is kept: clips of a film are read one after another."""
+
+    def __init__(self) -> None:
+        self._kept = ExitStack()
+        self._uri = self._path = ""
+
+    def of(self, uri: str) -> str:
+        """What `local_copy` gives, until another file is asked for. Raises what that raises."""
+        if uri != self._uri:
+            self._kept.close()
+            self._uri = ""
+            self._path = self._kept.enter_context(local_copy(uri))
+            self._uri = uri
+        return self._path
 
 
 def read_json(uri: str | os.PathLike[str]) -> Any:
