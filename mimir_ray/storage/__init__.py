@@ -10,6 +10,7 @@ What is pending is what is not there, so a stage that was killed continues with 
 """
 
 from mimir_ray.storage.accounts import Account, account, render_accounts
+from mimir_ray.storage.archives import Member, member_of, members
 from mimir_ray.storage.buckets import bucket_of, predecessors, shard_name
 from mimir_ray.storage.files import (
     READERS,
@@ -38,6 +39,7 @@ __all__ = [
     "Account",
     "AccountingError",
     "Manifest",
+    "Member",
     "Shard",
     "Table",
     "absolute",
@@ -52,6 +54,8 @@ __all__ = [
     "list_files",
     "local_copy",
     "located",
+    "member_of",
+    "members",
     "parent",
     "predecessors",
     "read_bytes",
