@@ -10,7 +10,7 @@ from typing import Literal
 
 from mimir_ray.config import Config
 from mimir_ray.curation.config import CurationConfig, Limits, Split
-from mimir_ray.curation.discover import SourceFile
+from mimir_ray.curation.sources import SourceFile, captions_of_source
 from mimir_ray.curation.tables import Row
 from mimir_ray.storage import content_id, file_id, join, local_copy, upload
 from mimir_ray.video import VideoError, VideoInfo, cut_clip, read_info, read_shots
@@ -164,7 +164,7 @@ def _cut(path: str, file: SourceFile, video_id: str, info: VideoInfo, span: Span
 
 
 def _row(file: SourceFile, video_id: str, start_s: float, end_s: float) -> Row:
-    captions = [{"kind": caption.kind, "text": caption.text} for caption in file.captions]
+    captions = [{"kind": caption.kind, "text": caption.text} for caption in captions_of_source(file)]
     clip_id = content_id(video_id, f"{start_s:.6f}-{end_s:.6f}")
     identity = {"clip_id": clip_id, "video_id": video_id, "start_s": start_s, "end_s": end_s}
     return identity | {"captions": captions, "status": "ok", "reason": ""}

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import Config, UserError
 from mimir_ray.curation.config import CurationConfig, Measures, RecaptionConfig, WatermarkConfig
-from mimir_ray.curation.discover import SourceFile
 from mimir_ray.curation.heirs import inherit
 from mimir_ray.curation.models.config import LIKELIEST_TOKENS
 from mimir_ray.curation.rules import Rules, shortfalls
+from mimir_ray.curation.sources import SourceFile
 from mimir_ray.curation.split import failure, split_files
 from mimir_ray.curation.tables import (
     SCORES,

@@ -7,17 +7,21 @@ from mimir_ray.curation.caption_rules import CaptionRules, caption_shortfalls
 from mimir_ray.curation.captions import captions_of
 from mimir_ray.curation.rules import Rules, shortfalls
 from mimir_ray.curation.shortfall import Shortfall
+from mimir_ray.curation.sources.file import NOT_TEXT
 from mimir_ray.curation.tables import Row
 
 
 def caption_rows(clip: Row, rules: CaptionRules | Literal["off"]) -> list[Row]:
-    """Rows of `captions` for a clip, each judged by itself."""
+    """Rows of `captions` for a clip, each judged by itself. What is not text is rejected whatever the rules are."""
     captions = captions_of(clip)
     scores = clip.get("caption_scores") or [None] * len(captions)
     rows: list[Row] = []
     for caption, score in zip(captions, scores, strict=True):
         row = {"clip_id": clip["clip_id"], "clip_score": score, "rule": "", "status": "ok", "reason": ""} | caption
-        if rules != "off" and caption["kind"] in rules.kinds:
+        if NOT_TEXT.search(caption["text"]):
+            reason = "has marks (U+FFFD) in place of what was not UTF-8: save the file that it comes from as UTF-8"
+            row |= {"status": "rejected", "rule": "not_text", "reason": reason}
+        elif rules != "off" and caption["kind"] in rules.kinds:
             for missed in caption_shortfalls(caption["text"], rules, score)[:1]:
                 row |= {"status": "rejected", "rule": missed.rule, "reason": missed.reason}
         rows.append(row)
