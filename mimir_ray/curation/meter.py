@@ -109,7 +109,6 @@ class Meter:
             motion=sum(flows) / len(flows) if flows else 0.0,
             black_area=sum(black) / pixels,
             brightness=sum(self._sums[index] for index in looked_at) / (255 * pixels),
-            black_frame_rate=sum(
-                count >= self._measures.black_frame_area * self._pixels for count in black
-            ) / len(looked_at),
+            black_frame_rate=sum(count >= self._measures.black_frame_area * self._pixels for count in black)
+            / len(looked_at),
         )

@@ -70,7 +70,11 @@ def split_file(file: SourceFile, config: CurationConfig, first: dict[str, str]) 
             stage, content = "probe", file_id(path)
             if content in first:
                 reason = f"has the same bytes as {first[content]}"
-                return video | {"video_id": content, "status": "rejected", "rule": "duplicate", "reason": reason}, [], []
+                return (
+                    video | {"video_id": content, "status": "rejected", "rule": "duplicate", "reason": reason},
+                    [],
+                    [],
+                )
 
             def expect(promise: Promise) -> None:
                 nonlocal stage

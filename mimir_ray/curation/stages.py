@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mimir_ray.config import Config, UserError
 from mimir_ray.curation.config import AgreementConfig, CurationConfig, Measures, RecaptionConfig, WatermarkConfig
-from mimir_ray.curation.sources import SourceFile
 from mimir_ray.curation.heirs import inherit
 from mimir_ray.curation.models.config import LIKELIEST_TOKENS
 from mimir_ray.curation.rules import Rules, shortfalls
+from mimir_ray.curation.sources import SourceFile
 from mimir_ray.curation.split import failure, split_files
 from mimir_ray.curation.tables import (
     Row,
