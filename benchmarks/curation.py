@@ -29,7 +29,6 @@ import psutil
 
 from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig, curate
-from mimir_ray.curation.measure import measure_clip
 from mimir_ray.curation.sources import discover
 from mimir_ray.curation.split import split_files
 from mimir_ray.video import child as decoder
@@ -195,12 +194,13 @@ def against_decoding_here(root: Path, clips: int, turns: int) -> dict[str, Any]:
     files = render(root / "in", clips, height=360, width=640)
     results = {}
     for what, indices, short_side_px in (("measuring", range(0, 65, 8), 256), ("whole frames", range(65), None)):
-        request = {"indices": list(indices), "short_side_px": short_side_px, "decord": True}
+        request = {"indices": list(indices), "span": None, "short_side_px": short_side_px, "decord": True}
         here, there = [], []
         for _ in range(turns + 1):
             began = time.perf_counter()
             for file in files:
-                decoder.read(request | {"path": str(file)}, decoder.facts(str(file), decoder.mtime_ns(str(file))))
+                modified_ns = decoder.mtime_ns(str(file))
+                decoder.read(request | {"path": str(file)}, decoder.indexed(str(file), modified_ns), modified_ns)
             here.append(time.perf_counter() - began)
             began = time.perf_counter()
             for file in files:
@@ -220,8 +220,7 @@ def against_decoding_here(root: Path, clips: int, turns: int) -> dict[str, Any]:
 
 def plain_loop(folder: Path) -> list[float]:
     """The CPU stages without Ray and without tables; the motion of each clip."""
-    _, clips = split_files(discover([str(folder)]).files, CONFIG, str(folder / "media"))
-    return [measure_clip(clip, CONFIG)["motion"] for clip in clips]
+    return [row["motion"] for row in split_files(discover([str(folder)]).files, CONFIG).scores]
 
 
 def render(folder: Path, count: int, *, height: int, width: int, frames: int = 65) -> list[Path]:

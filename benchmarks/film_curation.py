@@ -163,7 +163,7 @@ def together(code: Path, script: str, films: list[Path], out: Path | None) -> di
     return made
 
 
-def film(path: Path, shots: int, seed: int, frames: int | None = None) -> Path:
+def film(path: Path, shots: int, seed: int, frames: int | None = None, options: dict[str, str] | None = None) -> Path:
     """Write a film: each shot has a texture of its own, under a moving camera, with grain."""
     import av
     import cv2
@@ -172,7 +172,8 @@ def film(path: Path, shots: int, seed: int, frames: int | None = None) -> Path:
     width, height, margin = 1280, 720, 240
     grain = random.normal(0, 4, (height + 64, width + 64, 1)).astype(np.float32)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "20", "preset": "veryfast"})
+        how = {"crf": "20", "preset": "veryfast"} | (options or {})
+        stream = container.add_stream("libx264", rate=FPS, options=how)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         number = count()
         for _ in range(shots):
