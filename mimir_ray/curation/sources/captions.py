@@ -2,15 +2,14 @@
 
 import os
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from mimir_ray.curation.sources.lists import listed_videos
 from mimir_ray.curation.sources.notes import Notes
 from mimir_ray.curation.sources.row import Caption, GivenSpan, Listed, unique
-from mimir_ray.storage import absolute, join, member_of
+from mimir_ray.storage import absolute, join, member_of, parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Names:
     """Names of files, by what a person or another system may write for them."""
 
     names: frozenset[str]
-    _alike: list[dict[str, list[str]]] = field(default_factory=list)
+    _alike: list[dict[str, str | None]] = field(default_factory=list)
 
     def like(self, wanted: Sequence[str]) -> str | None:
         """The first of `wanted` that is a name; else the one name that is the same in another Unicode form, else in
@@ -58,13 +57,14 @@ class Names:
                 return name
         for place, form in enumerate(_FORMS):
             if len(self._alike) == place:
-                alike = defaultdict(list)
+                alike: dict[str, str | None] = {}
                 for name in self.names:
-                    alike[form(name)].append(name)
+                    same = form(name)
+                    alike[same] = None if same in alike else name
                 self._alike.append(alike)
             for name in wanted:
-                if found := self._alike[place].get(form(name)):
-                    return found[0] if len(found) == 1 else None
+                if form(name) in self._alike[place]:
+                    return self._alike[place][form(name)]
         return None
 
 
@@ -91,7 +91,7 @@ def match(files: Iterable[CaptionsFile], names: Names, place: str, whole: bool, 
     there and do not are noted where these are the `whole` of them, and so are videos without a line.
     """
     said: dict[str, Said] = {}
-    heard: list[CaptionsFile] = []
+    heard: dict[str, CaptionsFile] = {}
     for folder, group in groupby(sorted(files, key=lambda file: (len(file.folder), file.folder)), key=_folder):
         here: dict[str, Said] = {}
         for file in group:
@@ -105,12 +105,23 @@ def match(files: Iterable[CaptionsFile], names: Names, place: str, whole: bool, 
                 ):
                     notes.add("unmatched_lines", file.location, row.path)
             if matched or _lies_in(folder, place):
-                heard.append(file)
+                heard[folder] = file
         said |= here
     for location in sorted(names.names - said.keys()) if heard else ():
-        if above := next((file for file in reversed(heard) if _lies_in(location, file.folder)), None):
+        if above := _above(location, heard):
             notes.add("without_line", above.location, location)
     return said
+
+
+def _above(location: str, heard: Mapping[str, CaptionsFile]) -> CaptionsFile | None:
+    """The nearest file that could have named a video."""
+    while location:
+        location, name = parent(location)
+        if location in heard:
+            return heard[location]
+        if not name:
+            break
+    return None
 
 
 def _lies_in(location: str, folder: str) -> bool:

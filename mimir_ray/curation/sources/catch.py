@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mimir_ray.curation.sources.captions import CaptionsFile, Names, Said, match
 from mimir_ray.curation.sources.file import SourceFile
 from mimir_ray.curation.sources.listing import Entry, shown_path
-from mimir_ray.curation.sources.lists import CAPTIONS_FILES, PROMPT_NAMES, VIDEO_NAMES, says_captions
+from mimir_ray.curation.sources.lists import PROMPT_NAMES, VIDEO_NAMES, is_captions_file
 from mimir_ray.curation.sources.notes import Notes
 from mimir_ray.storage import join, parent
 
@@ -90,10 +90,8 @@ class Catch:
         """Take the lists out of what is no video."""
         others, self._others = self._others, []
         for entry in others:
-            key = join(self.place, entry.below)
-            folder, name = parent(key)
-            if name in CAPTIONS_FILES and (name == CAPTIONS_FILES[0] or says_captions(entry.location)):
-                self.lists.append(CaptionsFile(entry.location, folder))
+            if is_captions_file(entry.location):
+                self.lists.append(CaptionsFile(entry.location, parent(join(self.place, entry.below))[0]))
             else:
                 self._others.append(entry)
         for below in [below for below in self._texts if os.path.basename(below) in VIDEO_NAMES]:

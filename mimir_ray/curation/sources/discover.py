@@ -11,9 +11,9 @@ from mimir_ray.config import UserError
 from mimir_ray.curation.sources.captions import Said, written
 from mimir_ray.curation.sources.catch import VIDEO_SUFFIXES, Catch
 from mimir_ray.curation.sources.file import SourceFile
-from mimir_ray.curation.sources.listing import entries, is_tar, shown_path
+from mimir_ray.curation.sources.listing import entries, is_tar
 from mimir_ray.curation.sources.lists import CAPTIONS_FILES, LIST_SUFFIXES, PROMPT_NAMES, is_list, listed_videos
-from mimir_ray.curation.sources.named import above, actual, catches
+from mimir_ray.curation.sources.named import GONE, above, actual, catches
 from mimir_ray.curation.sources.notes import Notes
 from mimir_ray.storage import absolute, exists, filesystem, join, member_of, parent
 
@@ -44,6 +44,8 @@ def discover(sources: Iterable[str], out: str = "") -> Discovery:
         for key, file in catch.files(notes):
             found.setdefault(_identity(file.path, key), file)
             files += 1
+            if file.problem == GONE:
+                notes.add("not_there", "", file.path)
         return files
 
     def keep_named() -> None:  # in the order of the sources: the first one that has a video has its say
@@ -58,7 +60,7 @@ def discover(sources: Iterable[str], out: str = "") -> Discovery:
                 keep_named()
                 files += keep(_searched(place, out, notes))
             elif is_list(parent(place)[1]):
-                files += _take_list(place, named, notes)
+                files += _take_list(place, named)
             elif _lies_in(place, out) and not _lies_in(absolute(source), out):
                 notes.add("output", out, place)
             else:
@@ -99,7 +101,7 @@ def _searched(place: str, out: str, notes: Notes) -> Catch:
     return catch
 
 
-def _take_list(file: str, named: dict[str, Said], notes: Notes) -> int:
+def _take_list(file: str, named: dict[str, Said]) -> int:
     """Add what a list names to `named`; rows of one video together."""
     folder, name = parent(file)
     prompts = [join(folder, other) for other in PROMPT_NAMES if name.endswith(".txt")]
@@ -110,8 +112,6 @@ def _take_list(file: str, named: dict[str, Said], notes: Notes) -> int:
             where[row.path] = _located(row.path, folder)
         said.setdefault(where[row.path], Said()).add(row)
     for location, of_it in said.items():
-        if "://" not in location and not os.path.lexists(location):
-            notes.add("not_there", file, shown_path(location))
         named.setdefault(location, of_it)
     return len(said)
 

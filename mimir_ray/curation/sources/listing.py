@@ -34,7 +34,7 @@ def entries(place: str, out: str, notes: Notes) -> Iterator[Entry]:
     """
     system, path = filesystem(place)
     local = isinstance(system, pafs.LocalFileSystem)
-    for entry in _local(path, out, notes) if local else _remote(system, path, place, out, notes):
+    for entry in _local(path, out, notes) if local else _remote(place, out, notes):
         yield from _opened(entry, notes) if is_tar(parent(entry.location)[1]) and not entry.problem else [entry]
 
 
@@ -122,26 +122,31 @@ def _note_output(folder: str, notes: Notes) -> None:
             notes.add("output", shown_path(folder), shown_path(os.path.join(place, name)))
 
 
-def _remote(system: pafs.FileSystem, path: str, place: str, out: str, notes: Notes) -> Iterator[Entry]:
-    """One listing, whatever the number of files."""
+def _remote(place: str, out: str, notes: Notes) -> Iterator[Entry]:
+    hidden = set()
+    for entry in listed_at_once(place):
+        parts = entry.below.split("/")
+        dotted = next((index for index, part in enumerate(parts) if part.startswith(".")), None)
+        if dotted is not None:
+            top = join(place, *parts[: dotted + 1])
+            if top not in hidden:
+                hidden.add(top)
+                notes.add("hidden", "", top)
+        elif lies_in(entry.location, out):
+            notes.add("output", out, entry.location)
+        else:
+            yield entry
+
+
+def listed_at_once(place: str) -> Iterator[Entry]:
+    """Every file at or below a place of a store, as it lists them: one request for a thousand."""
+    system, path = filesystem(place)
     found = system.get_file_info(path)
     if found.type == pafs.FileType.File:
         yield entry_of_info(found, place)
     if found.type != pafs.FileType.Directory:
         return
-    hidden = set()
     for info in sorted(system.get_file_info(pafs.FileSelector(path, recursive=True)), key=lambda info: info.path):
         below = info.path.removeprefix(path).lstrip("/")
-        parts = below.split("/")
-        dotted = next((index for index, part in enumerate(parts) if part.startswith(".")), None)
-        location = join(place, below)
-        if dotted is not None:
-            top = "/".join(parts[: dotted + 1])
-            if top not in hidden:
-                hidden.add(top)
-                notes.add("hidden", "", join(place, top))
-        elif info.type == pafs.FileType.File:
-            if lies_in(location, out):
-                notes.add("output", out, location)
-            else:
-                yield entry_of_info(info, location, below)
+        if info.type == pafs.FileType.File:
+            yield entry_of_info(info, join(place, below), below)

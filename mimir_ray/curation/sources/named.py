@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 
 from mimir_ray.curation.sources.captions import CaptionsFile, Names, Said
 from mimir_ray.curation.sources.catch import TEXTS, Catch
-from mimir_ray.curation.sources.listing import Entry, entries, entry_of, entry_of_info, shown_path
+from mimir_ray.curation.sources.listing import Entry, entries, entry_of, entry_of_info, listed_at_once, shown_path
 from mimir_ray.curation.sources.lists import CAPTIONS_FILES, PROMPT_NAMES, VIDEO_NAMES
 from mimir_ray.curation.sources.notes import Notes
 from mimir_ray.storage import READERS, filesystem, join, member_of, parent
@@ -78,6 +78,9 @@ def _in_folder(folder: str, wanted: Mapping[str, Said]) -> Catch:
     beside = {stem + suffix for stem in stems for suffix in TEXTS} | {os.path.join(folder, name) for name in _BESIDE}
     there = [location for location in sorted(beside - wanted.keys()) if os.path.isfile(location)]
     catch.take((entry_of(location, os.path.basename(location)) for location in (*wanted, *there)), shown)
+    for key, entry in catch.videos.items():
+        if not (entry.problem or os.path.lexists(entry.location)):
+            catch.videos[key] = Entry(entry.location, entry.below, -1, 0, GONE)
     catch.lists.extend(above(catch.place))
     return catch
 
@@ -101,7 +104,7 @@ def _in_store(wanted: Mapping[str, Said]) -> Catch:
     place = _common(folders)
     catch = Catch(place, whole=False)
     if len(wanted) > READERS:
-        found = list(entries(place, "", Notes()))
+        found = list(listed_at_once(place))
     else:
         asked = [*wanted, *(join(folder, name) for folder in folders for name in CAPTIONS_FILES)]
         for folder, name in map(parent, wanted):

@@ -41,9 +41,11 @@ class Notes:
         write_json(join(out, SOURCES_FILE), found)
 
     def log(self) -> None:
-        """One warning that has it all."""
-        if lines := self.lines():
-            logger.warning("%s", "\n".join(lines))
+        """What was passed over as it should be, and a warning where something does not fit."""
+        for kind in _LINES:
+            if self.counts[kind]:
+                level = logging.WARNING if kind in _WRONG else logging.INFO
+                logger.log(level, "%s", _sentence(kind, self.counts[kind], self.paths[kind]))
 
 
 _LINES = {
@@ -53,9 +55,10 @@ _LINES = {
     "unmatched_lines": "lines that name no video that is there, or several by another case of letters: {groups}; their "
     "captions are not used; as {examples}",
     "without_line": "videos without a line in the captions files above them: {groups}; as {examples}",
-    "not_there": "videos of lists that are not there: {groups}; paths are taken from the list's folder; as {examples}",
+    "not_there": "videos of lists that are not there: {count:,}; paths are taken from the list's folder; as {examples}",
 }
 """Sentences; `groups` are counts by group, `examples` the first paths."""
+_WRONG = {"unmatched_lines", "without_line", "not_there"}
 
 
 def _sentence(kind: str, counts: Counter[str], paths: list[str]) -> str:

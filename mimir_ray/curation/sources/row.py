@@ -116,9 +116,11 @@ def _start_and_end(row: Mapping[str, Any], where: str) -> tuple[float, float] | 
 
 
 def _pairs(row: Mapping[str, Any], where: str) -> list[tuple[float, float]] | None:
-    """The spans of a column of [start, end] pairs, or of one such pair."""
+    """The spans of a column of [start, end] pairs, or of one such pair; a time of day in it is something else."""
     value = row.get(SPANS)
-    if not _there(value):
+    if isinstance(value, str) and not value.strip().startswith(("[", "(")):
+        return None
+    if not isinstance(value, Sequence):
         return None
     pairs = _values(value)
     if len(pairs) == 2 and not any(isinstance(item, Sequence) and not isinstance(item, str) for item in pairs):

@@ -85,9 +85,8 @@ def test_names_that_differ_in_case_alone_are_not_mixed_up(tmp_path: Path) -> Non
     lines(tmp_path / "captions.jsonl", *({"path": path, "text": text} for path, text in rows))
     assert texts(tmp_path) == {"a.mp4": ["small"], "A.mp4": ["large"], "b.mp4": ["b"]}
     (said,) = found(tmp_path).notes.lines()
-    assert said.startswith(
-        "lines that name no video that is there, or several by another case of letters: 1 "
-    ) and said.endswith("as a.MP4")
+    assert said.startswith("lines that name no video that is there, or several by another case of letters: 1 ")
+    assert said.endswith("as a.MP4")
 
 
 def test_lines_without_a_video_and_videos_without_a_line_are_said(tmp_path: Path) -> None:
@@ -98,15 +97,15 @@ def test_lines_without_a_video_and_videos_without_a_line_are_said(tmp_path: Path
     )
     notes = found(tmp_path).notes
     unmatched, without = notes.lines()
-    assert unmatched.startswith("lines that name no video") and f"22 {file};" in unmatched
+    assert unmatched.startswith("lines that name no video")
+    assert f"22 {file};" in unmatched
     assert unmatched.endswith("as in/10.mp4, in/11.mp4, in/12.mp4")
-    assert (
-        without.startswith("videos without a line")
-        and f"6 {file};" in without
-        and str(tmp_path / "beside.mp4") in without
-    )
+    assert without.startswith("videos without a line")
+    assert f"6 {file};" in without
+    assert str(tmp_path / "beside.mp4") in without
     unmatched, without = found(tmp_path / "in").notes.lines()  # lines for other folders are no loss
-    assert f": 20 {file};" in unmatched and f": 5 {file};" in without
+    assert f": 20 {file};" in unmatched
+    assert f": 5 {file};" in without
     (without,) = found(tmp_path / "in" / "7.mp4", tmp_path / "in" / "1.mp4").notes.lines()
     assert f": 1 {file};" in without
 

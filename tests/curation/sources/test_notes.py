@@ -76,9 +76,10 @@ def test_nothing_is_lost_and_memory_is_bounded(tmp_path: Path, caplog: pytest.Lo
     assert sum(kept["passed_over"]["by"].values()) == MAX_PATHS + 500
     assert len(kept["passed_over"]["paths"]) == MAX_PATHS
     assert "others; as /x/0.0, /x/1.1, /x/2.2" in notes.lines()[0]
-    with caplog.at_level(logging.WARNING):
+    notes.add("not_there", "", "/x/gone.mp4")
+    with caplog.at_level(logging.INFO):
         notes.log()
-    assert len(caplog.records) == 1
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
 
 
 def test_names_that_are_no_text_can_be_written_down(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -34,10 +35,10 @@ def counted() -> Iterator[tuple[str, list[str]]]:
 
 def corpus(place: str, videos: int) -> None:
     """Videos in folders of ten, half of them with texts, and one captions file."""
-    for index in range(videos):
-        write_bytes(join(place, "in", f"{index // 10}", f"{index}.mp4"), b"x" * (100 + index))
-        if index % 2:
-            write_bytes(join(place, "in", f"{index // 10}", f"{index}.txt"), b"A text.")
+    data = {f"{index // 10}/{index}.mp4": b"x" * (100 + index) for index in range(videos)}
+    data |= {f"{index // 10}/{index}.txt": b"A text." for index in range(1, videos, 2)}
+    with ThreadPoolExecutor(READERS) as writers:
+        list(writers.map(lambda name: write_bytes(join(place, "in", name), data[name]), data))
     rows = ({"path": f"{index // 10}/{index}.mp4", "text": "A line."} for index in range(0, videos, 4))
     write_bytes(join(place, "in", "captions.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
 
