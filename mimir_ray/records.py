@@ -16,8 +16,6 @@ from pydantic import Field
 
 from mimir_ray.config import Config, fingerprint
 
-SCHEMA_VERSION = 2
-
 Status = Literal["ok", "rejected", "quarantined"]
 STATUSES: tuple[str, ...] = get_args(Status)
 
@@ -225,6 +223,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("decode_s", _FLOAT),
     ),
 }
+
+VERSIONS = {
+    "videos": 3,
+    "clips": 3,
+    "captions": 2,
+    "latents": 3,
+    "t5_tokens": 2,
+    "answers": 2,
+    "llm_tokens": 2,
+    "generations": 2,
+}
+"""Of each table by itself; it grows when rows of before are no longer what the table promises: other columns, or the
+same ones found out in another way. Version 3 has frames as a viewer sees them."""
 
 
 def pack_array(array: npt.NDArray[Any], dtype: StateDtype) -> bytes:

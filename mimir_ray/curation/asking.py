@@ -12,7 +12,7 @@ from mimir_ray.config import UserError
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.split import failure
 from mimir_ray.curation.stages import Stage, unscored
-from mimir_ray.curation.tables import SCORES, Row, commit, rows_of, stage_table
+from mimir_ray.curation.tables import Row, commit, rows_of, stage_table
 
 if TYPE_CHECKING:
     from mimir_ray.curation.models.questions import Question
@@ -67,7 +67,7 @@ class Tell:
             scores[row["clip_id"]] = {"clip_id": row["clip_id"], "seconds": self._seconds()} | self._outcome(row)
         if len(scores) < row["clips"]:
             return None
-        commit(self._table, shard, scores.values(), SCORES[self._stage.name])
+        commit(self._table, shard, scores.values())
         del self._scores[shard]
         return {"shard": shard}
 

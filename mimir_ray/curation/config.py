@@ -44,8 +44,8 @@ class Limits(Config):
     max_duration_s: float = Field(6 * 3600.0, gt=0)
     max_frames: int = Field(2_000_000, ge=1)
     """Of a whole video; every one has a time stamp in memory."""
-    probe_timeout_s: float = Field(60.0, gt=0)
-    """Wall time for reading a container's index."""
+    seconds_per_second: float = Field(20.0, gt=0)
+    """Wall time that looking at a video may take for each second of it, on top of a minute."""
 
 
 class Split(Config):
@@ -62,12 +62,6 @@ class Split(Config):
     """A longer shot is cut into clips of this length, the last of which keeps the rest."""
     stride_s: float = Field(20.0, gt=0)
     """From the start of a clip to the start of the next one in a long shot; below `max_clip_s` they overlap."""
-    mode: Literal["reencode", "copy"] = "reencode"
-    """`reencode` cuts at exactly these frames; `copy` moves packets untouched, and so begins at a keyframe only."""
-    crf: int = Field(18, ge=0, le=51)
-    """Quality of x264 in `reencode`; 18 is visually lossless."""
-    seconds_per_second: float = Field(20.0, gt=0)
-    """Wall time that finding shots or cutting may take for each second of video, on top of a minute."""
 
     @model_validator(mode="after")
     def _lengths_in_order(self) -> "Split":
@@ -77,13 +71,21 @@ class Split(Config):
 
 
 class BasicRules(Config):
-    """Basic filtration: facts of the container, and motion."""
+    """Basic filtration: facts of the file, and motion."""
 
     min_frames: int = Field(65, ge=1)
     min_duration_s: float = Field(1.0, ge=0)
     min_aspect: float = Field(1.0, gt=0)
     """Width over height, as displayed."""
     max_aspect: float = Field(2.0, gt=0)
+    allow_hdr: bool = True
+    """PQ and HLG, which are mapped to SDR."""
+    allow_interlaced: bool = True
+    """Material that is deinterlaced."""
+    allow_anamorphic: bool = True
+    """Pixels that are not square: the frame is stretched to the shape that is shown."""
+    allow_rotated: bool = True
+    """Frames that are stored turned or mirrored, and are set upright."""
     motion_epsilon: float = Field(1e-4, ge=0)
     """The paper excludes a motion score of 0. An encoder's noise moves a still picture a little: scores up to this
     share of the frame's diagonal, per step of `Measures.motion_fps`, count as 0."""

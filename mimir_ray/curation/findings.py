@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.curation.pipeline import VerdictKey
 from mimir_ray.curation.rules import RULES, Rule, Rules
-from mimir_ray.curation.tables import SCORES, Row, outcome_table, stage_table
-from mimir_ray.records import SCHEMA_VERSION
+from mimir_ray.curation.tables import Row, outcome_table, scan, stage_table
 from mimir_ray.storage import Manifest, Table
 
 KEPT_SHOWN, REJECTED_SHOWN = 24, 12
@@ -200,8 +199,8 @@ class Findings:
     work: Sequence[Work]
     off: Sequence[str]
     """Stages that were not run."""
-    sources: dict[str, str]
-    """Of the clips that are shown: video_id -> the file they were cut out of."""
+    limits: Sequence[tuple[Rule, float]]
+    """Every rule that was applied to clips, with its threshold."""
     texts: dict[str, str]
     """Of the clips that are shown: clip_id -> a caption."""
 
@@ -224,17 +223,17 @@ def gather(out: str) -> Findings:
     judged = _finished(clips, out)
     key = from_dict(VerdictKey, judged.config, origin=clips.uri)
     off = [name for name, made in key.stages.items() if made == "off"]
-    unmeasured = {score for name in off for score in SCORES[name].names}
-    applied = [rule for rule in RULES if rule.score not in unmeasured]
-    histograms = [Histogram.of(score, key.rules) for score in dict.fromkeys(rule.score for rule in applied)]
+    applied = [rule for rule in RULES if rule.stage not in off]
+    spread = dict.fromkeys(rule.score for rule in applied if not rule.yes_or_no)
+    histograms = [Histogram.of(score, key.rules) for score in spread]
     kept = Sample("", KEPT_SHOWN)
     rejected = {rule.name: Sample(rule.name, REJECTED_SHOWN) for rule in applied}
     lost_files, lost_clips = Losses(["rejected", "quarantined"]), Losses(["quarantined"])
-    for rows in videos.scan(["path", "status", "rule", "reason"]):
+    for rows in scan(videos, ["path", "status", "rule", "reason"]):
         lost_files.add(rows)
     on_captions: dict[str, Sample] = {}
     of_clips: list[Histogram | Sample | Losses] = [*histograms, kept, lost_clips]
-    for rows in clips.scan():
+    for rows in scan(clips):
         for name in filter(None, pc.unique(rows["rule"]).to_pylist()):
             if name not in rejected:
                 on_captions.setdefault(name, Sample(name, REJECTED_SHOWN))
@@ -254,8 +253,8 @@ def gather(out: str) -> Findings:
         lost_clips=lost_clips,
         work=[_work(out, name) for name in ("split", *(name for name, made in key.stages.items() if made != "off"))],
         off=off,
-        sources=_look_up(videos, "video_id", [row["video_id"] for row in shown], "path"),
-        texts=_look_up(captions, "clip_id", [row["clip_id"] for row in shown], "text"),
+        limits=[(rule, rule.limit_in(key.rules)) for rule in applied],
+        texts=_texts(captions, [row["clip_id"] for row in shown]),
     )
 
 
@@ -266,22 +265,22 @@ def _finished(table: Table, out: str) -> Manifest:
             f"{out} holds no finished curation: its table {table.name} has {len(table.shards())} shards and no "
             f"manifest that covers them; run `mimir curate SOURCE... --out {out}` to its end first"
         )
-    if manifest.schema_version != SCHEMA_VERSION:
+    if manifest.schema_version != table.version:
         raise UserError(
-            f"{table.uri} has version {manifest.schema_version} of the table schema, and this mimir reads version "
-            f"{SCHEMA_VERSION}: curate again with --overwrite, or report with the mimir that curated"
+            f"{table.uri} holds version {manifest.schema_version} of the table {table.name}, and this mimir reads "
+            f"version {table.version}: curate again with --overwrite, or report with the mimir that curated"
         )
     return manifest
 
 
 def _values(clips: pa.Table, score: str) -> NDArray[np.float64]:
-    """The scores of the clips that have one."""
+    """The scores of the clips that have one; what is no number counts as none."""
     if score == "aspect":
         column = pc.divide(clips["width_px"].cast(pa.float64()), clips["height_px"])
     else:
         column = clips[score].cast(pa.float64())
     values: NDArray[np.float64] = column.drop_null().to_numpy()
-    return values[~np.isnan(values)]
+    return values[np.isfinite(values)]
 
 
 def _work(out: str, stage: str) -> Work:
@@ -295,10 +294,10 @@ def _work(out: str, stage: str) -> Work:
     return Work(stage, clips, failures, seconds, tokens)
 
 
-def _look_up(table: Table, key: str, wanted: Sequence[str], column: str) -> dict[str, Any]:
-    """`column` by `key`, of the first row of each key that was wanted. A file comes before its duplicates."""
+def _texts(captions: Table, wanted: Sequence[str]) -> dict[str, Any]:
+    """The first caption of each wanted clip."""
     found: dict[str, Any] = {}
-    for rows in table.scan([key, column]):
-        for row in rows.filter(pc.is_in(rows[key], pa.array(wanted, pa.string()))).to_pylist():
-            found.setdefault(row[key], row[column])
+    for rows in captions.scan(["clip_id", "text"]):
+        for row in rows.filter(pc.is_in(rows["clip_id"], pa.array(wanted, pa.string()))).to_pylist():
+            found.setdefault(row["clip_id"], row["text"])
     return found

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from mimir_ray.curation.tables import SCORES, commit, rows_of, stage_table
+from mimir_ray.curation.rules import missing
+from mimir_ray.curation.tables import commit, rows_of, stage_table
 from mimir_ray.storage import predecessors
 
 OF_MORE_THAN_THE_CLIP = ("agreement",)
@@ -24,6 +25,7 @@ def inherit(out: str, shard: str, before: Sequence[str], stages: Sequence[str]) 
         if stage in OF_MORE_THAN_THE_CLIP or table.has(shard):
             continue
         rows = [row for other in before if table.has(other) for row in rows_of(table, other)]
-        known = {row["clip_id"]: row for row in rows if row["clip_id"] in clips and row["status"] == "ok"}
+        scored = (row for row in rows if row["status"] == "ok" and not missing(row, stage))
+        known = {row["clip_id"]: row for row in scored if row["clip_id"] in clips}
         if known:
-            commit(table, shard, known.values(), SCORES[stage])
+            commit(table, shard, known.values())

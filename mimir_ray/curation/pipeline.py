@@ -22,7 +22,7 @@ from mimir_ray.curation.stages import MODEL_STAGES, judge, load_score, scoring_s
 from mimir_ray.curation.summary import CurationSummary, summarise
 from mimir_ray.curation.tables import outcome_table, stage_table
 from mimir_ray.dataflow import map_actors, map_tasks, run_shards, through_engine
-from mimir_ray.storage import Table
+from mimir_ray.storage import Table, ahead
 from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _scored(shards: Iterable[str], common: dict[str, Any]) -> bool:
     before = [*common["before"], "split"]
     if any(stage_table(common["out"], name).pending(shards) for name in (*before, common["stage"].name)):
         return False
-    return not any(unscored(shard, **common) for shard in shards)
+    return not any(ahead(partial(unscored, **common), shards))
 
 
 def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: bool) -> Table:
@@ -161,6 +161,8 @@ def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: 
     clips = outcome_table(out, "clips")
     if gone := set(clips.shards()) - shards:
         logger.warning("dropping %d shards of files that have changed or are no longer among the sources", len(gone))
+    whole = set(clips.shards()).intersection(*(table.shards() for table in keys))
+    clips.drop(set(clips.shards()) - whole)  # judged by what is gone
     for table in (clips, outcome_table(out, "captions"), outcome_table(out, "videos"), stage_table(out, "split")):
         table.drop(set(table.shards()) - shards)
     return clips

@@ -85,12 +85,8 @@ def _sheet(title: str, sample: Sample, findings: Findings) -> str:
 
 
 def _card(clip: Row, findings: Findings) -> str:
-    source = findings.sources[clip["video_id"]]
-    lines = [f"<b>{escape(source)}</b>"]
-    if clip["path"] != source:
-        lines.append(
-            f'<span class="quiet">{clip["start_s"]:.2f} to {clip["end_s"]:.2f} s, {escape(clip["path"])}</span>'
-        )
+    span = f"{clip['start_s']:.2f} to {clip['end_s']:.2f} s"
+    lines = [f"<b>{escape(clip['path'])}</b>", f'<span class="quiet">{span}</span>']
     if clip["reason"]:
         lines.append(f'<span class="reason">{escape(clip["reason"])}</span>')
     lines.append(f"<span>{_scores(clip)}</span>")
@@ -115,12 +111,15 @@ def _pictures(clip: Row) -> str:
 
 
 def _scores(clip: Row) -> str:
-    scores = {
-        name: score_of(clip, name) for name in dict.fromkeys(rule.score for rule in RULES) if name not in IN_FACTS
-    }
-    measured = [f"{_words(name)} {value:.3g}" for name, value in scores.items() if value is not None]
-    facts = f"{clip['frames']:,} frames, {clip['duration_s']:.2f} s, {clip['width_px']}x{clip['height_px']}"
-    return ", ".join([facts, *measured])
+    """Facts and scores of a clip in words; of what is so or not only what is so."""
+    said = [f"{clip['frames']:,} frames", f"{clip['duration_s']:.2f} s", f"{clip['width_px']}x{clip['height_px']}"]
+    for name, yes_or_no in {rule.score: rule.yes_or_no for rule in RULES if rule.score not in IN_FACTS}.items():
+        value = score_of(clip, name)
+        if value is not None and not yes_or_no:
+            said.append(f"{_words(name)} {value:.3g}")
+        elif value:
+            said.append(_words(name))
+    return ", ".join(said)
 
 
 def _losses(what: str, losses: Losses) -> str:
@@ -150,15 +149,15 @@ def _rate(work: Work) -> str:
 
 
 def _rules(findings: Findings) -> Iterator[Sequence[str]]:
-    for chart in findings.histograms:
-        for rule, limit in zip(chart.rules, chart.limits, strict=True):
-            yield _words(rule.name), f"{rule.must_be} {limit:g}", rule.limit
+    for rule, limit in findings.limits:
+        said = ("allowed" if limit else "excluded") if rule.yes_or_no else f"{rule.must_be} {limit:g}"
+        yield _words(rule.name), said, rule.limit
 
 
 def _facts(findings: Findings) -> Iterator[Sequence[str]]:
     clips = findings.clips
     yield "data root", findings.out
-    yield "table schema", f"version {clips.schema_version}"
+    yield "table clips", f"version {clips.schema_version}"
     yield "fingerprint", clips.fingerprint
     yield "shards", f"{clips.shards:,}"
     yield "the run that finished it took", f"{clips.seconds:,.1f} s"

@@ -2,34 +2,49 @@
 
 from collections.abc import Sequence
 
-import pyarrow.compute as pc
-
-from mimir_ray.curation.tables import SCORES, outcome_table, stage_table
-from mimir_ray.storage import Table
+from mimir_ray.curation.rules import NEEDED, missing
+from mimir_ray.curation.tables import Row, commit, outcome_table, rows_of, stage_table
+from mimir_ray.storage import Table, ahead
 
 
 def forget_failures(out: str, stages: Sequence[str]) -> None:
     """Make everything that is quarantined under the data root `out` pending again; scores that are there stay.
 
-    A file that could not be read or cut is split again with its shard; `stages` score again only what they could not.
+    A file that could not be read or cut is split again with its shard; `stages` score again only what they could not,
+    and what they left without a number that a rule needs.
     """
-    videos, split = outcome_table(out, "videos"), stage_table(out, "split")
-    scores = {name: stage_table(out, name) for name in stages}
-    unread = {shard for table in (videos, split) for shard in _failed_shards(table)}
-    unscored = {name: _failed_shards(table) for name, table in scores.items()}
-    for outcome in ("clips", "captions"):  # first, so that after a kill the next run comes by these shards
-        outcome_table(out, outcome).drop(unread.union(*unscored.values()))
-    for name, shards in unscored.items():
-        for shard in shards:
-            rows = scores[name].read(shard)
-            scores[name].commit(shard, rows.filter(pc.not_equal(rows["status"], "quarantined")), SCORES[name])
-    split.drop(unread)
-    videos.drop(unread)
+    files = [outcome_table(out, "videos"), stage_table(out, "split")]
+    outcomes = [outcome_table(out, "clips"), outcome_table(out, "captions")]
+    scores = [stage_table(out, name) for name in stages]
+    failed = {table: _failed_shards(table) for table in (*files, *outcomes, *scores)}
+    for outcome in outcomes:  # first, so that after a kill the next run comes by these shards
+        outcome.drop({shard for shards in failed.values() for shard in shards})
+    for table in scores:
+        _forget(table, failed[table])
+    unread = {shard for table in files for shard in failed[table]}
+    for table in reversed(files):
+        table.drop(unread)
+
+
+def _forget(table: Table, shards: Sequence[str]) -> None:
+    def one(shard: str) -> None:
+        commit(table, shard, [row for row in rows_of(table, shard) if not _failed(table, row)])
+
+    for _ in ahead(one, shards):
+        pass
 
 
 def _failed_shards(table: Table) -> list[str]:
-    return [
-        shard
-        for shard in table.shards()
-        if pc.any(pc.equal(table.read(shard, ["status"])["status"], "quarantined")).as_py()
-    ]
+    """The shards that hold something to forget."""
+    assert table.schema is not None
+    looked_at = ("status", "width_px", "height_px", *NEEDED.get(table.name, ()))
+    columns, shards = [name for name in table.schema.names if name in looked_at], table.shards()
+
+    def one(shard: str) -> bool:
+        return any(_failed(table, row) for row in table.read(shard, columns).to_pylist())
+
+    return [shard for shard, failed in zip(shards, ahead(one, shards), strict=True) if failed]
+
+
+def _failed(table: Table, row: Row) -> bool:
+    return row["status"] == "quarantined" or (row["status"] == "ok" and bool(missing(row, table.name)))

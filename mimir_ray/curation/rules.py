@@ -1,13 +1,17 @@
 """The one place where thresholds of appendix A meet scores: pure, last, and cheap to run again."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
+
+import pyarrow as pa
 
 from mimir_ray.config import Config
 from mimir_ray.curation.caption_rules import CaptionRules
 from mimir_ray.curation.config import BasicRules, CurationConfig, LookRules, QualityRules
 from mimir_ray.curation.shortfall import Shortfall, shown
+from mimir_ray.curation.tables import SCORES, SPLIT_SCHEMA
 
 
 class Rules(Config):
@@ -24,6 +28,9 @@ class Rules(Config):
         return cls(basic=config.basic, quality=config.quality, look=config.look, captions=config.captions)
 
 
+_COLUMNS = pa.unify_schemas([SPLIT_SCHEMA, *SCORES.values()])
+
+
 @dataclass(frozen=True)
 class Rule:
     """A score, what it must be, and how to say that it is not."""
@@ -35,6 +42,20 @@ class Rule:
     limit: str
     """The field of `Rules` that holds it."""
     words: str
+
+    @property
+    def stage(self) -> str:
+        """The stage that makes the score. Raises ValueError where none does: such a rule would never be applied."""
+        column = "width_px" if self.score == "aspect" else self.score
+        for stage, schema in {"split": SPLIT_SCHEMA, **SCORES}.items():
+            if column in schema.names:
+                return stage
+        raise ValueError(f"the rule {self.name} is on {self.score!r}, which no stage makes: name a column of SCORES")
+
+    @property
+    def yes_or_no(self) -> bool:
+        """Whether the score is a fact that is so or not."""
+        return self.score != "aspect" and bool(_COLUMNS.field(self.score).type == pa.bool_())
 
     def limit_in(self, rules: Rules) -> float:
         """The threshold."""
@@ -66,6 +87,15 @@ RULES = (
         "at most",
         "basic.max_aspect",
         "is too wide: {size} is {value} wide to 1 high, at most {limit} is allowed",
+    ),
+    *(
+        Rule(name, name, "at most", f"basic.allow_{name}", f"{words}: curation.basic.allow_{name}=false excludes it")
+        for name, words in (
+            ("hdr", "is HDR, mapped to SDR"),
+            ("interlaced", "is interlaced, deinterlaced here"),
+            ("anamorphic", "has pixels that are not square, stretched here"),
+            ("rotated", "is stored turned or mirrored, set upright here"),
+        )
     ),
     Rule(
         "motion",
@@ -117,13 +147,18 @@ RULES = (
         "has a watermark: the model's log-odds for it are {value}, at most {limit} is allowed",
     ),
 )
-"""In the paper's order."""
+"""In the paper's order; what `basic.allow_*` says comes after the other facts of the file."""
+
+NEEDED: dict[str, list[str]] = {"agreement": ["caption_scores"]}
+"""Scores that are held against a rule, by the stage that makes them; captions have a rule of their own."""
+for _rule in RULES:
+    NEEDED.setdefault(_rule.stage, []).append(_rule.score)
 
 
 def shortfalls(clip: Mapping[str, Any], rules: Rules) -> list[Shortfall]:
-    """Every rule that the clip (columns of `clips`) falls short of, in the paper's order; none means that it is kept.
+    """Every rule that the clip (columns of `clips`) falls short of by its scores so far, in the paper's order.
 
-    A score that was not measured (absent or None) meets every rule.
+    Only where nothing is `missing` does none of them mean that the clip is kept.
     """
     found = []
     for rule in RULES:
@@ -135,7 +170,24 @@ def shortfalls(clip: Mapping[str, Any], rules: Rules) -> list[Shortfall]:
     return found
 
 
+def missing(scores: Mapping[str, Any], stage: str) -> str:
+    """The first score that a rule needs and `stage` has not given, or that is no number; empty where there is none."""
+    for score in NEEDED.get(stage, ()):
+        given = scores.get(score) if score == "caption_scores" else [score_of(scores, score)]
+        if given is None or not all(is_number(value) for value in given):
+            return score
+    return ""
+
+
 def score_of(clip: Mapping[str, Any], score: str) -> float | None:
-    """The value of a score, None where it was not measured."""
-    value = clip["width_px"] / clip["height_px"] if score == "aspect" else clip.get(score)
-    return None if value is None else float(value)
+    """The value of a score, None where there is none that can be compared."""
+    if score == "aspect":
+        width, height = clip.get("width_px"), clip.get("height_px")
+        return width / height if width and height else None
+    value = clip.get(score)
+    return float(value) if is_number(value) else None
+
+
+def is_number(value: float | None) -> TypeGuard[float]:
+    """Whether a score is there and finite."""
+    return value is not None and math.isfinite(value)

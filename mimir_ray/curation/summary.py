@@ -8,7 +8,7 @@ from rich.text import Text
 
 from mimir_ray.config import Config
 from mimir_ray.curation.rules import RULES
-from mimir_ray.curation.tables import outcome_table
+from mimir_ray.curation.tables import outcome_table, scan
 from mimir_ray.storage import Account, account, render_accounts
 
 
@@ -75,7 +75,7 @@ def _sum(out: str, column: str) -> int:
 def losses(out: str) -> Iterator[Loss]:
     """Every file and every clip that was not kept, with the reason, shard by shard."""
     for name in ("videos", "clips"):
-        for rows in outcome_table(out, name).scan(["path", "status", "rule", "reason"]):
+        for rows in scan(outcome_table(out, name), ["path", "status", "rule", "reason"]):
             for row in rows.filter(pc.not_equal(rows["status"], "ok")).to_pylist():
                 yield Loss(**row)
 

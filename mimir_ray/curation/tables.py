@@ -1,26 +1,27 @@
 """The tables of a curation under its data root, and how a shard's rows are put together from them.
 
     videos            a row a file: facts of its container, or why it could not be read
-    stages/split      a row a clip: where it was cut out of its video, and its captions
+    stages/split      a row a clip: which span of its video it is, and its captions
     stages/<score>    a row a clip that was scored: the scores, or why there are none
     clips, captions   the outcome: everything above in one row a clip, with the verdict; a row a caption
 
-All of them have the same shards. Of a shard, `clips` is committed last.
+All of them have the same shards. Of a shard, `clips` is committed last. Paths below the data root are stored relative
+to it, so that it can be moved as a whole; the functions here take and give them as they are now.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from mimir_ray.records import SCHEMAS
-from mimir_ray.storage import Table, join
+from mimir_ray.storage import Table, below, join, located, parent
 
 Row = dict[str, Any]
 
 _CAPTION = pa.struct([("kind", pa.string()), ("text", pa.string())])
-_SPAN = ("clip_id", "video_id", "path", "start_s", "end_s")
-_FACTS = ("frames", "width_px", "height_px", "fps", "duration_s")
+_SPAN = ("clip_id", "video_id", "path", "size_bytes", "start_s", "end_s", "first_frame", "frames", "times_s")
+_FACTS = ("width_px", "height_px", "fps", "duration_s", "hdr", "interlaced", "anamorphic", "rotated")
 _SECONDS = pa.field("seconds", pa.float64())
 """Wall time that a stage took over a clip; the cutting of a video is counted with its first clip."""
 _OUTCOME = pa.schema(
@@ -58,6 +59,9 @@ SCORES: dict[str, pa.Schema] = {
 }
 """Schemas of the tables of the scoring stages."""
 
+VERSIONS = dict.fromkeys(("split", *SCORES), 3)
+"""Of the stages' tables, each by itself, as `records.VERSIONS` has those of the others."""
+
 
 def outcome_table(out: str, name: str) -> Table:
     """`videos`, `clips` or `captions` under the data root `out`."""
@@ -66,7 +70,14 @@ def outcome_table(out: str, name: str) -> Table:
 
 def stage_table(out: str, stage: str) -> Table:
     """The table of one stage."""
-    return Table(join(out, "stages", stage))
+    schema = SPLIT_SCHEMA if stage == "split" else SCORES[stage]
+    return Table(join(out, "stages", stage), schema, VERSIONS[stage])
+
+
+def _root(table: Table) -> str:
+    """The data root of a table: the inverse of the two above."""
+    folder = parent(table.uri)[0]
+    return parent(folder)[0] if table.name in VERSIONS else folder
 
 
 def known_clips(out: str, shard: str, stages: Iterable[str]) -> list[Row]:
@@ -85,11 +96,29 @@ def known_clips(out: str, shard: str, stages: Iterable[str]) -> list[Row]:
 
 def rows_of(table: Table, shard: str) -> list[Row]:
     """The rows of a committed shard."""
-    rows: list[Row] = table.read(shard).to_pylist()
+    rows: list[Row] = _located(table, table.read(shard)).to_pylist()
     return rows
 
 
-def commit(table: Table, shard: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
+def scan(table: Table, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The committed shards in the order of their names."""
+    return (_located(table, rows) for rows in table.scan(columns))
+
+
+def commit(table: Table, shard: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Commit rows whose missing columns are null."""
-    filled = [{name: row.get(name) for name in schema.names} for row in rows]
-    table.commit(shard, pa.Table.from_pylist(filled, schema), schema)
+    assert table.schema is not None
+    root = _root(table)
+    filled: list[Row] = [{name: row.get(name) for name in table.schema.names} for row in rows]
+    for row in filled:
+        if row.get("path"):
+            row["path"] = below(root, row["path"])
+    table.commit(shard, pa.Table.from_pylist(filled, table.schema))
+
+
+def _located(table: Table, rows: pa.Table) -> pa.Table:
+    if "path" not in rows.column_names:
+        return rows
+    root = _root(table)
+    paths = [path and located(root, path) for path in rows["path"].to_pylist()]
+    return rows.set_column(rows.column_names.index("path"), "path", pa.array(paths, pa.string()))

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 
 from mimir_ray.precompute.cut import Cut
 from mimir_ray.records import Clip
-from mimir_ray.storage import Table, join
+from mimir_ray.storage import Table, join, located
 
 Caption = dict[str, str]
 
@@ -14,7 +14,8 @@ def ok_clips(data: str, cut: Cut) -> list[Clip]:
     """The clips of a shard that passed curation. Ids are hashes, so the clips of a video are strewn by their order."""
     columns = list(Clip.model_fields)
     rows = [row for source in cut.sources for row in _ok(data, "clips", source, columns).to_pylist()]
-    return sorted((Clip(**row) for row in rows if cut.holds(row["clip_id"])), key=lambda clip: clip.clip_id)
+    clips = (Clip(**row | {"path": located(data, row["path"])}) for row in rows if cut.holds(row["clip_id"]))
+    return sorted(clips, key=lambda clip: clip.clip_id)
 
 
 def ok_captions(data: str, cut: Cut) -> list[Caption]:

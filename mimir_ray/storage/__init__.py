@@ -10,10 +10,11 @@ What is pending is what is not there, so a stage that was killed continues with 
 """
 
 from mimir_ray.storage.accounts import Account, account, render_accounts
+from mimir_ray.storage.ahead import READERS, ahead
 from mimir_ray.storage.archives import Member, member_of, members
 from mimir_ray.storage.buckets import bucket_of, predecessors, shard_name
 from mimir_ray.storage.files import (
-    READERS,
+    LatestCopy,
     absolute,
     below,
     content_id,
@@ -38,12 +39,14 @@ __all__ = [
     "READERS",
     "Account",
     "AccountingError",
+    "LatestCopy",
     "Manifest",
     "Member",
     "Shard",
     "Table",
     "absolute",
     "account",
+    "ahead",
     "below",
     "bucket_of",
     "content_id",

@@ -10,7 +10,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ import pyarrow.fs as pafs
 from mimir_ray.config import UserError
 from mimir_ray.storage.archives import member_of, open_archive
 
-READERS = 16
-"""Files that are read together where few bytes of each are wanted: on an object store one waits for each of them."""
 _NATIVE = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 _PUT_IS_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<host>[^/?]*)(?P<path>.*?)(?P<query>\?\w+=.*)?", re.DOTALL)
@@ -47,8 +45,7 @@ def join(uri: str | os.PathLike[str], *parts: str) -> str:
     if member := member_of(text):
         inside = "/".join([member.name, *(part.strip("/") for part in parts if part.strip("/"))])
         return f"tar://{inside}::{member.archive}" if inside != member.name else text
-    match = _split(text)
-    query = (match["query"] or "") if match else ""
+    query = _options(text)
     base = text.removesuffix(query)
     below = [part.strip("/") for part in parts if part.strip("/")]
     if below and not base.endswith("://"):
@@ -78,13 +75,20 @@ def parent(uri: str | os.PathLike[str]) -> tuple[str, str]:
 
 def below(root: str, uri: str) -> str:
     """``uri`` relative to ``root`` where it lies below it, else as it is: a tree that moves takes such paths along."""
-    prefix = join(root, "x")[: -len("x")] if _split(root) is None else ""
-    return uri.removeprefix(prefix) if prefix and uri.startswith(prefix) else uri
+    options = _options(root)
+    path = uri.removesuffix(options).removeprefix(join(root.removesuffix(options), ".")[:-1])
+    return path if _options(uri) == options and located(root, path) == uri else uri
 
 
 def located(root: str, path: str) -> str:
     """The inverse of ``below``: where a path is that is relative to ``root``; others stay as they are."""
     return path if _split(path) or os.path.isabs(path) else join(root, path)
+
+
+def _options(uri: str) -> str:
+    """Such as ``?endpoint_override=...``; most locations have none."""
+    match = _split(uri)
+    return (match["query"] or "") if match else ""
 
 
 def filesystem(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
@@ -226,6 +230,23 @@ def local_copy(uri: str | os.PathLike[str]) -> Iterator[str]:
         copy = os.path.join(folder, "copy" + os.path.splitext(parent(uri)[1])[1])
         pafs.copy_files(path, copy, source_filesystem=system)
         yield copy
+
+
+class LatestCopy:
+    """Local copies of files, of which the last one is kept: clips of a film are read one after another."""
+
+    def __init__(self) -> None:
+        self._kept = ExitStack()
+        self._uri = self._path = ""
+
+    def of(self, uri: str) -> str:
+        """What `local_copy` gives, until another file is asked for. Raises what that raises."""
+        if uri != self._uri:
+            self._kept.close()
+            self._uri = ""
+            self._path = self._kept.enter_context(local_copy(uri))
+            self._uri = uri
+        return self._path
 
 
 def read_json(uri: str | os.PathLike[str]) -> Any:

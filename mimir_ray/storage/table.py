@@ -4,8 +4,8 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from mimir_ray.config import Config, UserError, differences, fingerprint
-from mimir_ray.records import SCHEMA_VERSION, SCHEMAS, STATUSES
+from mimir_ray.records import SCHEMAS, STATUSES, VERSIONS
+from mimir_ray.storage.ahead import ahead
 from mimir_ray.storage.files import (
-    READERS,
     absolute,
     content_id,
     exists,
@@ -40,6 +40,7 @@ class Manifest(Config):
     """The account of a finished table, written last."""
 
     schema_version: int
+    """Of this table, see ``records.VERSIONS``."""
     fingerprint: str
     config: dict[str, Any]
     """What the table was made with, parts that were off included."""
@@ -61,13 +62,21 @@ class Table:
     """A directory of Parquet shards, each committed whole. Cheap to construct and to send to an actor."""
 
     uri: str
+    schema: pa.Schema | None = None
+    """Of its rows; that of its name in ``records.SCHEMAS`` unless given."""
+    version: int | None = None
+    """Of what its rows mean; that of its name in ``records.VERSIONS`` unless given."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", absolute(self.uri))
+        if self.schema is None:
+            object.__setattr__(self, "schema", SCHEMAS.get(self.name))
+        if self.version is None:
+            object.__setattr__(self, "version", VERSIONS.get(self.name, 1))
 
     @property
     def name(self) -> str:
-        """The last part of the location, which is the table's name in ``records.SCHEMAS``."""
+        """The last part of the location."""
         return parent(self.uri)[1]
 
     def shards(self) -> list[str]:
@@ -92,19 +101,18 @@ class Table:
         stale = set(shards) & set(self.shards())
         if stale:
             self._delete("_manifest.json")
-        for shard in sorted(stale):
-            self._delete(f"{shard}.parquet")
+        for _ in ahead(self._delete, [f"{shard}.parquet" for shard in sorted(stale)]):
+            pass
 
-    def commit(self, shard: str, rows: pa.Table, schema: pa.Schema | None = None) -> None:
+    def commit(self, shard: str, rows: pa.Table) -> None:
         """Publish every row of a shard at once; committing the same shard again replaces it.
 
-        ``schema`` is that of the table's name unless given. Raises ValueError where the columns, their types, the
-        statuses or the reasons are not what the schema and the accounting need.
+        Raises ValueError where the columns, their types, the statuses or the reasons are not what the schema and the
+        accounting need.
         """
-        schema = schema or SCHEMAS.get(self.name)
-        if schema is None:
-            raise ValueError(f"{self.name} is no known table; pass its schema or use one of {', '.join(SCHEMAS)}")
-        checked = _conform(rows, schema, f"shard {shard} of {self.name}")
+        if self.schema is None:
+            raise ValueError(f"{self.name} is no known table; give it a schema or use one of {', '.join(SCHEMAS)}")
+        checked = _conform(rows, self.schema, f"shard {shard} of {self.name}")
         write_bytes(self._file(f"{_checked(shard)}.parquet"), encode_shard(checked))
 
     def open(self, shard: str) -> Shard:
@@ -116,9 +124,8 @@ class Table:
         return self.open(shard).read(columns)
 
     def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The committed shards one after another, in the order of their names."""
-        for shard in self.shards():
-            yield self.read(shard, columns)
+        """The committed shards in the order of their names; some of them are read ahead."""
+        return ahead(partial(self.read, columns=columns), self.shards())
 
     def count(self, columns: Sequence[str], shards: Sequence[str] | None = None) -> Counter[tuple[Any, ...]]:
         """Rows by the values that they have in `columns`, over all committed shards unless some are named."""
@@ -127,16 +134,16 @@ class Table:
             return self.read(shard, columns).group_by(list(columns)).aggregate([([], "count_all")])
 
         counts: Counter[tuple[Any, ...]] = Counter()
-        with ThreadPoolExecutor(READERS) as readers:
-            for counted in readers.map(one, self.shards() if shards is None else shards):
-                for row in counted.to_pylist():
-                    counts[tuple(row[column] for column in columns)] += row["count_all"]
+        for part in ahead(one, self.shards() if shards is None else shards):
+            for row in part.to_pylist():
+                counts[tuple(row[column] for column in columns)] += row["count_all"]
         return counts
 
     def begin(self, config: Config, overwrite: bool = False) -> None:
         """Open the table for a run with ``config``; what an equal configuration committed before is kept.
 
-        Raises UserError where the table was made with another configuration or schema: the message says what differs.
+        Raises UserError where the table has another version or other columns, or was made with another configuration:
+        the message says what differs.
         With ``overwrite`` such a table is emptied instead.
         """
         try:
@@ -158,7 +165,8 @@ class Table:
         write_json(
             self._file("_run.json"),
             {
-                "schema_version": SCHEMA_VERSION,
+                "schema_version": self.version,
+                "columns": None if self.schema is None else self.schema.names,
                 "fingerprint": fingerprint(config),
                 "began_unix_s": time.time(),
                 "config": config.model_dump(mode="json"),
@@ -193,7 +201,7 @@ class Table:
                 f"no manifest was written: remove {self.uri}, run the stage again, and report this"
             )
         manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
+            schema_version=run["schema_version"],
             fingerprint=run["fingerprint"],
             config=run["config"],
             inputs=inputs,
@@ -216,13 +224,23 @@ class Table:
         return manifest if manifest.shards_id == content_id(*self.shards()) else None
 
     def _refuse_other(self, run: dict[str, Any], config: Config) -> None:
-        changed = differences(run["config"], config.model_dump(mode="json"))
-        if run["schema_version"] != SCHEMA_VERSION:
-            changed = [f"the table schema was version {run['schema_version']} and is now {SCHEMA_VERSION}"]
-        if changed:
+        remedy = f"Pass --overwrite to replace its {len(self.shards())} shards, choose another --out, or"
+        if run["schema_version"] != self.version:
             raise UserError(
-                f"{self.uri} was made with another configuration: {'; '.join(changed)}. "
-                f"Pass --overwrite to replace its {len(self.shards())} shards, choose another --out, or undo the change"
+                f"{self.uri} holds version {run['schema_version']} of the table {self.name}, and this mimir makes "
+                f"version {self.version}. {remedy} go on with the mimir that made it"
+            )
+        columns = [] if self.schema is None else self.schema.names
+        held = run.get("columns") or columns
+        other = [f"{name} is new" for name in columns if name not in held]
+        if other := [*other, *(f"{name} is gone" for name in held if name not in columns)]:
+            raise UserError(
+                f"{self.uri} holds the table {self.name}, of version {self.version}, with other columns: "
+                f"{', '.join(other)}. {remedy} go on with the mimir that made it"
+            )
+        if changed := differences(run["config"], config.model_dump(mode="json")):
+            raise UserError(
+                f"{self.uri} was made with another configuration: {'; '.join(changed)}. {remedy} undo the change"
             )
 
     def _file(self, name: str) -> str:

@@ -6,7 +6,6 @@ from pydantic import field_serializer
 
 from mimir_ray.config import Config, UserError, differences, fingerprint, from_dict
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.records import SCHEMA_VERSION
 from mimir_ray.storage import exists, join, read_json, write_json
 from mimir_ray.training.config import TrainingConfig
 
@@ -26,7 +25,8 @@ _CHANGEABLE = {
 class Run(Config):
     """What determines the weights that come out: another value of any of these is another run."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 2
+    """Of what a run's directory holds."""
     model: ModelConfig
     training: TrainingConfig
     """Without what decides only where, how fast and beside what it runs, which may change while the run goes on."""

@@ -24,11 +24,11 @@ def curate_here(sources: list[Path], out: Path, config: CurationConfig) -> tuple
     return rows_of(outcome_table(str(out), "videos"), SHARD), rows_of(outcome_table(str(out), "clips"), SHARD)
 
 
-def curate_whole(sources: Sequence[str], out: str, config: CurationConfig) -> CurationSummary:
+def curate_whole(sources: Sequence[str], out: str, config: CurationConfig, **options: bool) -> CurationSummary:
     """All of `curate`, manifests included, but for Ray."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mimir_ray.curation.pipeline.pipeline", LocalPipeline)
-        return curate(sources, out, config)
+        return curate(sources, out, config, **options)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The report of a curation of real mp4 files: its figures, its pictures, and that text stays text."""
 
 import re
+import shutil
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ from mimir_ray.curation.findings import Axis, Findings, Histogram, Losses, Sampl
 from mimir_ray.curation.report import page
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.tables import Row, outcome_table, stage_table
-from mimir_ray.storage import Table, content_id, join, read_bytes, upload
+from mimir_ray.storage import Table, content_id, join, read_bytes, read_json, upload, write_json
 from mimir_ray.video import VideoError
 from tests.curation.local import curate_whole
 from tests.curation.rendering import moving, save
@@ -131,7 +132,9 @@ def test_the_funnel_goes_rule_by_rule(out: Path, html: str) -> None:
     steps = list(gather(str(out)).funnel())
     assert [(step, count) for _, step, count in steps] == [
         *(("found", 12), ("read", 10), ("cut", 10), ("processed", 9)),
-        *(("after frames", 8), ("after duration", 8), ("after aspect", 7), ("after motion", 6)),
+        *(("after frames", 8), ("after duration", 8), ("after aspect", 7)),
+        *((f"after {fact}", 7) for fact in ("hdr", "interlaced", "anamorphic", "rotated")),
+        ("after motion", 6),
         *(("after black area", 6), ("after brightness", 5), ("after black frame rate", 5), ("kept", 5)),
     ]
     assert "clips after motion 6 60.0%" in Reader(html).text
@@ -141,7 +144,7 @@ def test_the_funnel_goes_rule_by_rule(out: Path, html: str) -> None:
 def test_histograms_count_every_score_and_what_is_beyond(out: Path, html: str) -> None:
     clips = table_rows(out, "clips")
     charts = {chart.score: chart for chart in gather(str(out)).histograms}
-    assert list(charts)[:4] == ["frames", "duration_s", "aspect", "motion"]
+    assert list(charts)[:4] == ["frames", "duration_s", "aspect", "motion"], "what is so or not has no histogram"
     for name, chart in charts.items():
         scores = [row["width_px"] / row["height_px"] if name == "aspect" else row[name] for row in clips]
         assert chart.measured == sum(score is not None for score in scores)
@@ -170,11 +173,11 @@ def test_a_clip_that_is_gone_has_a_placeholder(html: str) -> None:
 def test_a_card_of_a_clip_that_was_cut_out_names_its_video_and_its_span(out: Path) -> None:
     findings = gather(str(out))
     clip = findings.kept.rows[0]
-    source = findings.sources[clip["video_id"]]
-    clip |= {"path": "media/cut & out.mp4", "start_s": 12.5, "end_s": 14.0}
+    clip |= {"path": "media/long & wide.mp4", "start_s": 12.5, "end_s": 14.0, "hdr": True}
     findings.texts[clip["clip_id"]] = "word " * 1000
     text = Reader(page(findings)).text
-    assert f"{source} 12.50 to 14.00 s, media/cut & out.mp4" in text
+    assert "media/long & wide.mp4 12.50 to 14.00 s" in text
+    assert "64x64, hdr, motion" in text
     assert "“" + "word " * 60 + "…”" in text
 
 
@@ -197,7 +200,13 @@ def test_stages_that_were_off_are_named(out: Path) -> None:
 def test_settings_and_fingerprint(out: Path, html: str) -> None:
     manifest = Table(join(str(out), "clips")).manifest()
     assert manifest is not None
-    for said in (manifest.fingerprint, "basic.min_frames", "at least 65", "rules.quality.min_brightness 0.2"):
+    for said in (
+        manifest.fingerprint,
+        "basic.min_frames",
+        "at least 65",
+        "rules.quality.min_brightness 0.2",
+        "hdr allowed",
+    ):
         assert said in Reader(html).text
 
 
@@ -214,6 +223,14 @@ def test_an_unfinished_curation_is_refused(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its table clips has [1-9]\d* shards and no manifest that covers them"):
         write_report(str(tmp_path))
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_curation_of_an_earlier_version_is_refused_with_the_remedy(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    manifest = read_json(tmp_path / "clips" / "_manifest.json")
+    write_json(tmp_path / "clips" / "_manifest.json", manifest | {"schema_version": 2})
+    with pytest.raises(UserError, match=r"version 2 of the table clips, and this mimir reads version 3: .*--overwrite"):
+        write_report(str(tmp_path))
 
 
 def test_a_curation_in_an_object_store(tmp_path: Path) -> None:

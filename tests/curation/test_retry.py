@@ -85,3 +85,30 @@ def test_a_run_that_was_killed_while_it_forgot_loses_nothing(
             forget_failures(out, ["measure"])
     assert outcome_table(out, "clips").manifest() is None
     assert curate([str(corpus)], out, CONFIG).clips == first.clips
+
+
+def test_a_score_that_was_no_number_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(3):
+        save(tmp_path / "in" / f"{index}.mp4", moving(background=150 + 20 * index))
+    measure, calls = measuring.measure_clip, list[str]()
+
+    def broken(clip: Row, config: CurationConfig) -> Row:
+        scores = measure(clip, config)
+        return scores | {"motion": float("nan")} if clip["path"].endswith("1.mp4") else scores
+
+    def working(clip: Row, config: CurationConfig) -> Row:
+        calls.append(Path(clip["path"]).name)
+        return measure(clip, config)
+
+    monkeypatch.setattr("mimir_ray.curation.pipeline.pipeline", LocalPipeline)
+    monkeypatch.setattr(measuring, "measure_clip", broken)
+    source, out = [str(tmp_path / "in")], str(tmp_path / "out")
+    first = curate(source, out, CONFIG)
+    assert first.clips.ok == 2
+    reason = "measure: gave no number as motion, which a rule needs; --retry-quarantined tries again"
+    assert first.clips.quarantined == {reason: 1}
+    monkeypatch.setattr(measuring, "measure_clip", working)
+    again = curate(source, out, CONFIG)
+    assert (again.clips, again.shards_reused) == (first.clips, first.shards)
+    assert curate(source, out, CONFIG, retry_quarantined=True).clips.ok == 3
+    assert calls == ["1.mp4"]

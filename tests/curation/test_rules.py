@@ -1,5 +1,8 @@
 """Each rule of appendix A at its threshold, just under it and just over it, on mp4 files."""
 
+import importlib.util
+import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,11 @@ import pytest
 
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig
+from mimir_ray.curation import rules as rules_module
 from mimir_ray.curation.measure import measure_clip
-from mimir_ray.curation.rules import Rules, shortfalls
+from mimir_ray.curation.rules import RULES, Rule, Rules, shortfalls
 from mimir_ray.curation.split import facts
-from mimir_ray.curation.tables import Row
+from mimir_ray.curation.tables import SCORES, Row
 from mimir_ray.video import read_info
 from tests.curation.local import curate_here
 from tests.curation.rendering import blinking, half_black, moving, save
@@ -146,9 +150,58 @@ def test_a_reason_never_shows_a_value_that_would_pass() -> None:
     assert "0.8000001 of its area" in shortfalls(dark, rules)[0].reason
 
 
-def test_a_score_that_was_not_measured_meets_every_rule() -> None:
-    clip = {"frames": 65, "duration_s": 4.0, "width_px": 64, "height_px": 64, "motion": None}
-    assert shortfalls(clip, Rules.of(CONFIG)) == []
+CLIP = {"frames": 65, "duration_s": 4.0, "width_px": 64, "height_px": 64}
+
+
+@pytest.mark.parametrize("motion", [None, math.nan, math.inf])
+def test_a_score_that_is_still_to_come_or_no_number_is_held_against_no_rule(motion: float | None) -> None:
+    assert shortfalls(CLIP | {"motion": motion}, Rules.of(CONFIG)) == []
+    assert shortfalls({"frames": 65}, Rules.of(CONFIG)) == [], "not even the size is known"
+
+
+@pytest.mark.parametrize(
+    ("fact", "reason"),
+    [
+        ("hdr", "is HDR, mapped to SDR: curation.basic.allow_hdr=false excludes it"),
+        ("interlaced", "is interlaced, deinterlaced here: curation.basic.allow_interlaced=false excludes it"),
+        ("anamorphic", "has pixels that are not square, stretched here: curation.basic.allow_anamorphic=false "),
+        ("rotated", "is stored turned or mirrored, set upright here: curation.basic.allow_rotated=false excludes it"),
+    ],
+)
+def test_what_a_file_is_passes_unless_it_is_excluded(fact: str, reason: str) -> None:
+    strict = Rules.of(override(CONFIG, [f"basic.allow_{fact}=false"]))
+    for so in (True, False):
+        assert shortfalls(CLIP | {fact: so}, Rules.of(CONFIG)) == []
+        assert [missed.rule for missed in shortfalls(CLIP | {fact: so}, strict)] == [fact] * so
+    tall_and_still = CLIP | {fact: True, "width_px": 32, "motion": 0.0}
+    missed = shortfalls(tall_and_still, strict)
+    assert [miss.rule for miss in missed] == ["aspect", fact, "motion"], "in the paper's order"
+    assert missed[1].reason.startswith(reason)
+    assert (missed[1].value, missed[1].limit) == (1.0, 0.0)
+
+
+def test_every_rule_is_on_the_score_of_a_stage() -> None:
+    stages = {rule.score: rule.stage for rule in RULES}
+    assert {name: stages[name] for name in ("aspect", "hdr", "motion", "watermark_margin")} == {
+        "aspect": "split",
+        "hdr": "split",
+        "motion": "measure",
+        "watermark_margin": "watermark",
+    }
+    nobody = Rule("sharp", "sharpness", "at least", "basic.min_frames", "is not sharp")
+    with pytest.raises(ValueError, match="the rule sharp is on 'sharpness', which no stage makes"):
+        nobody.stage  # noqa: B018
+
+
+def test_a_rule_on_a_score_that_no_stage_makes_fails_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(SCORES, "text_area")
+    again = importlib.util.spec_from_file_location("rules_again", rules_module.__file__)
+    assert again is not None
+    assert again.loader is not None
+    module = importlib.util.module_from_spec(again)
+    monkeypatch.setitem(sys.modules, "rules_again", module)
+    with pytest.raises(ValueError, match="the rule text_area is on 'text_area', which no stage makes"):
+        again.loader.exec_module(module)
 
 
 def test_limits_out_of_order_are_refused() -> None:

@@ -14,12 +14,14 @@ from mimir_ray.config import UserError
 from mimir_ray.storage import (
     Table,
     absolute,
+    below,
     content_id,
     exists,
     file_id,
     filesystem,
     join,
     list_files,
+    located,
     parent,
     read_bytes,
     read_json,
@@ -71,6 +73,40 @@ def test_join(uri: str, parts: tuple[str, ...], joined: str) -> None:
 )
 def test_parent(uri: str, folder: str, name: str) -> None:
     assert parent(uri) == (folder, name)
+
+
+S3 = "s3://b/data?endpoint_override=http://x:1&scheme=http"
+
+
+@pytest.mark.parametrize(
+    ("root", "uri", "path"),
+    [
+        ("/data", "/data/clips/a b.mp4", "clips/a b.mp4"),
+        ("/data/", "/data/a.mp4", "a.mp4"),
+        ("/", "/a/b.mp4", "a/b.mp4"),
+        ("/data", "/database/a.mp4", "/database/a.mp4"),
+        ("/data", "/data", "/data"),
+        ("/data", "s3://data/a.mp4", "s3://data/a.mp4"),
+        ("/data", "/data/what?x=1.mp4", "what?x=1.mp4"),
+        ("s3://b/data", "s3://b/data/c/a.mp4", "c/a.mp4"),
+        ("s3://b", "s3://b/a.mp4", "a.mp4"),
+        ("s3://b/data", "s3://b/data2/a.mp4", "s3://b/data2/a.mp4"),
+        ("s3://b/data", "s3://other/data/a.mp4", "s3://other/data/a.mp4"),
+        ("s3://b/data", "s3://b/data//a.mp4", "s3://b/data//a.mp4"),
+        (S3, join(S3, "c", "a.mp4"), "c/a.mp4"),
+        (S3, "s3://b/data/a.mp4", "s3://b/data/a.mp4"),
+        ("s3://b/data", join(S3, "a.mp4"), join(S3, "a.mp4")),
+        (S3, "s3://b/data/a.mp4?endpoint_override=http://y:2", "s3://b/data/a.mp4?endpoint_override=http://y:2"),
+        ("memory://root", "memory://root/a.mp4", "a.mp4"),
+        ("memory://", "memory://a.mp4", "a.mp4"),
+    ],
+)
+def test_paths_below_a_root_are_relative_and_come_back(root: str, uri: str, path: str) -> None:
+    assert below(root, uri) == path
+    assert located(root, path) == uri
+    if path != uri:
+        assert located("/moved", path) == f"/moved/{path}"
+        assert located("s3://new/place?region=eu", "c/a.mp4") == "s3://new/place/c/a.mp4?region=eu"
 
 
 def test_local_locations_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +216,13 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         assert len(data) == 4 << 20
         assert len(set(data)) == 1
     assert list_files(tmp_path) == [str(target)], "what the kill left behind is hidden"
+
+
+def test_a_table_in_a_fake_store_keeps_its_name(s3: str) -> None:
+    table = Table(join(s3, "data", "captions"))
+    assert table.name == "captions"
+    assert parent(table.uri) == (join(s3, "data"), "captions")
+    assert below(join(s3, "data"), join(table.uri, "x")) == "captions/x"
 
 
 def test_the_endpoint_of_a_fake_store_is_part_of_the_location(s3: str) -> None:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimir_ray.config import Config, UserError, fingerprint
+from mimir_ray.records import VERSIONS
 from mimir_ray.storage import (
+    READERS,
     AccountingError,
     Table,
+    ahead,
     join,
     read_json,
     write_json,
@@ -90,13 +94,41 @@ def test_another_configuration_is_refused_and_named(root: str) -> None:
     table.begin(Settings(limit=1))
 
 
-def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", VERSIONS)
+def test_every_table_has_a_version_of_its_own(tmp_path: Path, name: str) -> None:
+    Table(join(tmp_path, name)).begin(Settings())
+    run = read_json(tmp_path / name / "_run.json")
+    assert run["schema_version"] == VERSIONS[name]
+    Table(join(tmp_path, name), version=VERSIONS[name] + 1).begin(Settings(), overwrite=True)
+    for other in set(VERSIONS) - {name}:
+        Table(join(tmp_path, other)).begin(Settings())
+    told = f"holds version {VERSIONS[name] + 1} of the table {name}, and this mimir makes version {VERSIONS[name]}. "
+    with pytest.raises(UserError, match=told + "Pass --overwrite to replace its 0 shards, choose another --out, or "):
+        Table(join(tmp_path, name)).begin(Settings())
+
+
+def test_a_table_of_before_whose_version_is_the_same_is_taken_over(tmp_path: Path) -> None:
     table = Table(join(tmp_path, "captions"))
     table.begin(Settings())
     run = read_json(tmp_path / "captions" / "_run.json")
-    write_json(tmp_path / "captions" / "_run.json", run | {"schema_version": 0})
-    with pytest.raises(UserError, match="the table schema was version 0 and is now 2"):
+    assert run.pop("columns") == table.schema.names
+    write_json(tmp_path / "captions" / "_run.json", run)
+    table.commit("s1", OK)
+    table.begin(Settings())
+    assert table.shards() == ["s1"]
+
+
+def test_other_columns_are_refused_until_overwrite(tmp_path: Path) -> None:
+    few = pa.schema([("n", pa.int32()), ("old", pa.int32()), ("status", pa.string()), ("reason", pa.string())])
+    more = few.remove(1).append(pa.field("score", pa.float64()))
+    before, table = Table(join(tmp_path, "numbers"), few, 4), Table(join(tmp_path, "numbers"), more, 4)
+    before.begin(Settings())
+    before.commit("s1", pa.table({"n": [1], "old": [2], "status": ["ok"], "reason": [""]}))
+    with pytest.raises(UserError, match=r"table numbers, of version 4, with other columns: score is new, old is gone"):
         table.begin(Settings())
+    table.begin(Settings(), overwrite=True)
+    assert table.shards() == []
+    assert table.finish(0).schema_version == 4
 
 
 def test_shards_of_unknown_origin_are_refused(tmp_path: Path) -> None:
@@ -177,18 +209,18 @@ def test_rows_that_break_the_schema_are_not_committed(tmp_path: Path, rows: pa.T
 
 def test_only_lossless_casts_are_made(tmp_path: Path) -> None:
     schema = pa.schema([("n", pa.int32()), ("status", pa.string()), ("reason", pa.string())])
-    table = Table(join(tmp_path, "numbers"))
+    table = Table(join(tmp_path, "numbers"), schema)
 
     def rows(value: Any) -> pa.Table:
         return pa.table({"reason": [""], "status": ["ok"], "n": [value]})
 
-    table.commit("s1", rows(7), schema)
+    table.commit("s1", rows(7))
     assert table.read("s1").schema.equals(schema), "columns are put in the schema's order and types"
     for value in (2**40, 7.5):
         with pytest.raises(ValueError, match="shard s2 of numbers"):
-            table.commit("s2", rows(value), schema)
-    with pytest.raises(ValueError, match="numbers is no known table; pass its schema"):
-        table.commit("s3", rows(1))
+            table.commit("s2", rows(value))
+    with pytest.raises(ValueError, match="numbers is no known table; give it a schema"):
+        Table(join(tmp_path, "numbers")).commit("s3", rows(1))
 
 
 @pytest.mark.parametrize("shard", ["", "a/b", "../a", ".hidden", "_run", "a b", "a\n", "é"])
@@ -231,8 +263,8 @@ def states(rows: int, size: int) -> pa.Table:
 
 @pytest.mark.parametrize(("rows", "size", "groups"), [(0, 0, 1), (300, 100, 1), (50, 500_000, 7), (3, 5 * 2**20, 3)])
 def test_rows_lie_in_groups_of_four_mib_or_one_row(root: str, rows: int, size: int, groups: int) -> None:
-    table, expected = Table(join(root, "states")), states(rows, size)
-    table.commit("s1", expected, STATES)
+    table, expected = Table(join(root, "states"), STATES), states(rows, size)
+    table.commit("s1", expected)
     assert table.read("s1").equals(expected)
     shard = table.open("s1")
     assert len(shard.starts) == groups
@@ -244,8 +276,8 @@ def test_rows_lie_in_groups_of_four_mib_or_one_row(root: str, rows: int, size: i
 
 
 def test_some_rows_are_taken_from_the_groups_that_they_lie_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, expected = Table(join(tmp_path, "states")), states(50, 500_000)
-    table.commit("s1", expected, STATES)
+    table, expected = Table(join(tmp_path, "states"), STATES), states(50, 500_000)
+    table.commit("s1", expected)
     shard, read = table.open("s1"), []
     whole = shard.read_group
     monkeypatch.setattr(
@@ -258,8 +290,8 @@ def test_some_rows_are_taken_from_the_groups_that_they_lie_in(tmp_path: Path, mo
 
 
 def test_arrays_are_stored_as_they_are_and_everything_else_is_compressed(tmp_path: Path) -> None:
-    table = Table(join(tmp_path, "states"))
-    table.commit("s1", states(8, 1000), STATES)
+    table = Table(join(tmp_path, "states"), STATES)
+    table.commit("s1", states(8, 1000))
     group = pq.read_metadata(tmp_path / "states" / "s1.parquet").row_group(0)
     columns = [group.column(number) for number in range(group.num_columns)]
     codecs = {column.path_in_schema: column.compression for column in columns}
@@ -269,8 +301,8 @@ def test_arrays_are_stored_as_they_are_and_everything_else_is_compressed(tmp_pat
 
 
 def test_what_names_the_rows_is_read_without_the_rows(tmp_path: Path) -> None:
-    table, expected = Table(join(tmp_path, "states")), states(8, 2**21)
-    table.commit("s1", expected, STATES)
+    table, expected = Table(join(tmp_path, "states"), STATES), states(8, 2**21)
+    table.commit("s1", expected)
     shard = table.open("s1")
     file = tmp_path / "states" / "s1.parquet"
     assert shard._footer.serialized_size < 2**15
@@ -288,6 +320,43 @@ def test_a_shard_that_was_written_as_one_group_is_read(tmp_path: Path) -> None:
     assert shard.starts == (0,)
     assert shard.read(["clip_id"]).equals(expected.select(["clip_id"]))
     assert shard.read_group(0, ["states"]).equals(expected.select(["states"]))
+
+
+def test_shards_are_read_ahead_in_order_and_no_more_of_them_than_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, lock, now, most, begun = Table(join(tmp_path, "captions")), threading.Lock(), 0, 0, 0
+    names = [f"s{number:03d}" for number in range(3 * READERS)]
+    for name in names:
+        table.commit(name, captions((name, "ok", "")))
+    read = Table.read
+
+    def slow(self: Table, shard: str, columns: Any = None) -> pa.Table:
+        nonlocal now, most, begun
+        with lock:
+            now, begun = now + 1, begun + 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return read(self, shard, columns)
+
+    monkeypatch.setattr(Table, "read", slow)
+    parts = table.scan(["clip_id"])
+    assert next(parts)["clip_id"].to_pylist() == names[:1]
+    assert begun <= READERS + 1, "what nobody has asked for is not read"
+    assert [part["clip_id"][0].as_py() for part in parts] == names[1:]
+    assert 4 < most <= READERS
+    table.drop(names)
+    assert table.shards() == []
+
+
+def test_what_fails_ahead_is_raised_at_its_turn() -> None:
+    results = ahead(lambda n: 1 // n, [2, 1, 0, 1])
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(ahead(str, [])) == []
 
 
 def test_a_missing_shard_is_a_missing_file(root: str) -> None:
