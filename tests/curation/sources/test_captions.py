@@ -137,8 +137,8 @@ def test_a_text_in_another_encoding_stops_nothing_and_is_rejected_as_no_text(tmp
     captions = captions_of_source(file)
     assert captions == (Caption("user", "Un caf\ufffd."), Caption("filename", "some dog"))
     clip = {"clip_id": "x", "captions": [{"kind": caption.kind, "text": caption.text} for caption in captions]}
-    rows = caption_rows(clip, "off")
-    assert rows == caption_rows(clip, CaptionRules())
+    rows = caption_rows(clip, "off", ())
+    assert rows == caption_rows(clip, CaptionRules(), ())
     assert [(row["status"], row["rule"]) for row in rows] == [("rejected", "not_text"), ("ok", "")]
     assert "save the file that it comes from as UTF-8" in rows[0]["reason"]
     assert set(rows[0]) == set(SCHEMAS["captions"].names)
