@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -23,22 +24,25 @@ class CaptionsFile:
 
 @dataclass(slots=True)
 class Said:
-    """All that lists say of one video."""
+    """All that lists say of one video, row by row. What is said twice counts once."""
 
-    captions: tuple[Caption, ...] = ()
-    spans: tuple[GivenSpan, ...] = ()
+    rows: list[Listed] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.captions or self.spans)
+        return any(row.captions or row.spans for row in self.rows)
 
-    def add(self, row: "Listed | Said") -> None:
-        """Take what another row says; what has been said already counts once."""
-        self.captions = unique([*self.captions, *row.captions])
-        spans = {(span.start_s, span.end_s): span.captions for span in self.spans}
-        for span in row.spans:
-            place = span.start_s, span.end_s
-            spans[place] = unique([*spans.get(place, ()), *span.captions])
-        self.spans = tuple(GivenSpan(*place, spans[place]) for place in sorted(spans))
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        """Of the whole video, in the order of the rows."""
+        return unique(caption for row in self.rows for caption in row.captions)
+
+    @property
+    def spans(self) -> tuple[GivenSpan, ...]:
+        """The spans, first to last, each with the captions of all rows that ask for it."""
+        found: defaultdict[tuple[float, float], list[Caption]] = defaultdict(list)
+        for span in (span for row in self.rows for span in row.spans):
+            found[span.start_s, span.end_s] += span.captions
+        return tuple(GivenSpan(*place, unique(found[place])) for place in sorted(found))
 
 
 @dataclass
@@ -98,7 +102,7 @@ def match(files: Iterable[CaptionsFile], names: Names, place: str, whole: bool, 
             matched = False
             for row in listed_videos(file.location, file.prompts):
                 if location := names.like(list(written(row.path, folder))):
-                    here.setdefault(location, Said()).add(row)
+                    here.setdefault(location, Said()).rows.append(row)
                     matched = True
                 elif whole and (
                     _lies_in(folder, place) or any(_lies_in(way, place) for way in written(row.path, folder))

@@ -64,14 +64,15 @@ class Catch:
         said = match(self.lists, Names(open_to_lists), self.place, self.whole, notes)
         for key, entry in self.videos.items():
             of_it = self.given.get(entry.location) or said.get(key) or Said()
-            text = None if of_it.captions else self._text_of(entry)
+            captions = of_it.captions
+            text = None if captions else self._text_of(entry)
             yield (
                 key,
                 SourceFile(
                     entry.location,
                     entry.size_bytes,
                     entry.modified_ns,
-                    of_it.captions,
+                    captions,
                     of_it.spans,
                     text.location if text else "",
                     text.modified_ns if text else 0,

@@ -110,7 +110,7 @@ def _take_list(file: str, named: dict[str, Said]) -> int:
     for row in listed_videos(file, next(filter(exists, prompts), None)):
         if row.path not in where:
             where[row.path] = _located(row.path, folder)
-        said.setdefault(where[row.path], Said()).add(row)
+        said.setdefault(where[row.path], Said()).rows.append(row)
     for location, of_it in said.items():
         named.setdefault(location, of_it)
     return len(said)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow.fs as pafs
 
 from mimir_ray.curation.sources.notes import Notes
-from mimir_ray.storage import filesystem, join, members, parent
+from mimir_ray.storage import ahead, filesystem, join, member_of, members, parent
 
 TAR_SUFFIX = ".tar"
 UNREADABLE_NAME = "its name is not UTF-8: rename it"
@@ -34,8 +34,18 @@ def entries(place: str, out: str, notes: Notes) -> Iterator[Entry]:
     """
     system, path = filesystem(place)
     local = isinstance(system, pafs.LocalFileSystem)
+    tars: list[Entry] = []
     for entry in _local(path, out, notes) if local else _remote(place, out, notes):
-        yield from _opened(entry, notes) if is_tar(parent(entry.location)[1]) and not entry.problem else [entry]
+        if is_tar(parent(entry.location)[1]) and not entry.problem:
+            tars.append(entry)
+        else:
+            yield entry
+    for found in ahead(_members, tars):
+        for entry in found:
+            if any(part.startswith(".") for part in _inside(entry).split("/")):
+                notes.add("hidden", "", entry.location)
+            else:
+                yield entry
 
 
 def is_tar(name: str) -> bool:
@@ -69,20 +79,26 @@ def lies_in(location: str, folder: str) -> bool:
     return bool(folder) and location.startswith(join(folder, "x").partition("?")[0][:-1])
 
 
-def _opened(tar: Entry, notes: Notes) -> Iterator[Entry]:
+def _members(tar: Entry) -> list[Entry]:
     """The members of a tar; and the tar itself with a problem, where it cannot be read to its end."""
-    found: dict[str, Entry] = {}
+    found: dict[str, Entry] = {}  # of one name twice the last counts, as it does for tar
+    lost: list[Entry] = []
     try:
         for member in members(*filesystem(tar.location), tar.location):
-            if any(part.startswith(".") for part in member.name.split("/")):
-                notes.add("hidden", "", member.location)
-                continue
-            below = f"{tar.below}/{member.name}".lstrip("/")
+            below = shown_path(f"{tar.below}/{member.name}".lstrip("/"))
             problem = "has `::` in its name: rename it in its archive" if "::" in member.name else ""
+            if (name := shown_path(member.name)) != member.name:
+                member, problem = member._replace(name=name), UNREADABLE_NAME
             found[member.name] = Entry(member.location, below, member.size_bytes, tar.modified_ns, problem)
     except OSError as error:
-        yield Entry(tar.location, tar.below, tar.size_bytes, tar.modified_ns, str(error), in_part=True)
-    yield from found.values()  # of one name twice the last counts, as it does for tar
+        lost.append(Entry(tar.location, tar.below, tar.size_bytes, tar.modified_ns, str(error), in_part=True))
+    return [*found.values(), *lost]
+
+
+def _inside(entry: Entry) -> str:
+    """The path of a member in its tar; nothing for another file."""
+    member = member_of(entry.location)
+    return member.name if member else ""
 
 
 def _local(folder: str, out: str, notes: Notes) -> Iterator[Entry]:

@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pyarrow.fs as pafs
 
@@ -12,7 +12,7 @@ from mimir_ray.curation.sources.catch import TEXTS, Catch
 from mimir_ray.curation.sources.listing import Entry, entries, entry_of, entry_of_info, listed_at_once, shown_path
 from mimir_ray.curation.sources.lists import CAPTIONS_FILES, PROMPT_NAMES, VIDEO_NAMES
 from mimir_ray.curation.sources.notes import Notes
-from mimir_ray.storage import READERS, filesystem, join, member_of, parent
+from mimir_ray.storage import READERS, ahead, filesystem, join, member_of, parent
 
 _BESIDE = (*CAPTIONS_FILES, *VIDEO_NAMES, *PROMPT_NAMES)
 GONE = "is not there"
@@ -109,7 +109,7 @@ def _in_store(wanted: Mapping[str, Said]) -> Catch:
         asked = [*wanted, *(join(folder, name) for folder in folders for name in CAPTIONS_FILES)]
         for folder, name in map(parent, wanted):
             asked += [join(folder, os.path.splitext(name)[0] + suffix) for suffix in TEXTS]
-        found = [entry for location in dict.fromkeys(asked) if (entry := _asked(location, place))]
+        found = [entry for entry in ahead(partial(_asked, place=place), dict.fromkeys(asked)) if entry]
     names = Names(frozenset(entry.location for entry in found))
     there = {location: names.like([location]) for location in wanted}
     catch.given = {meant or location: wanted[location] for location, meant in there.items()}

@@ -86,6 +86,8 @@ def _path(row: Mapping[str, Any], where: str) -> str:
         if isinstance(value, Mapping):  # a video of the library datasets, written without its bytes
             value = value.get("path")
         if isinstance(value, str) and value.strip():
+            if "\0" in value:
+                raise UserError(f"{where}: {_shown(value)} cannot be a path: it has a zero character; mend the row")
             return f"{value}.mp4" if name == "videoID" else value
     raise UserError(f"{where}: names no video; write one object a line: {EXAMPLE}, or a column {', '.join(PATHS[:4])}")
 

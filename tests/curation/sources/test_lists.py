@@ -159,6 +159,7 @@ def test_rows_of_one_video_are_one_file_with_spans_in_order(tmp_path: Path) -> N
         ({"timestamp": [[1, 2], [3, 4]], "caption": ["a", "b", "c"]}, "3 captions for 2 spans"),
         ({"caption": 3}, "3 is no caption"),
         ({"path": ""}, "names no video"),
+        ({"path": "a\0.mp4"}, "cannot be a path"),
         ([], "is no object"),
     ],
 )

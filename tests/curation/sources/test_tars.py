@@ -1,11 +1,13 @@
 """WebDataset: tars of videos, with texts and facts of the same name beside them."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from mimir_ray.config import UserError
 from mimir_ray.curation.sources import captions_of_source, plan
+from mimir_ray.curation.sources.listing import UNREADABLE_NAME
 from mimir_ray.storage import absolute, content_id, file_id, join, local_copy, parent, upload
 from tests.curation.sources.world import files_in, found, lines, tar, texts, touch
 
@@ -74,6 +76,12 @@ def test_a_tar_that_is_cut_costs_no_more_than_what_is_missing(tmp_path: Path) ->
     problems = {parent(file.path)[1]: file.problem for file in files_in(tmp_path)}
     assert [name for name, problem in problems.items() if not problem] == ["plain.mp4", "x.mp4"]
     assert all("is no tar that can be read to its end" in problems[name] for name in ("a.tar", "b.tar"))
+
+
+def test_members_with_names_that_cannot_be_used_are_accounted_for(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"x.mp4": "x", "y::z.mp4": "y", os.fsdecode(b"bad\xff.mp4"): "z"})
+    problems = [file.problem for file in files_in(tmp_path)]
+    assert sorted(problems) == ["", "has `::` in its name: rename it in its archive", UNREADABLE_NAME]
 
 
 def test_packed_archives_are_passed_over_and_said(tmp_path: Path) -> None:
