@@ -58,6 +58,24 @@ def test_a_run_on_what_people_have_loses_nothing_in_silence(tmp_path: Path) -> N
     assert any(path.startswith("tar://000.mp4#") and path.endswith(f"::{corpus}/00000.tar") for path in paths)
 
 
+def test_given_spans_are_the_clips_and_have_their_captions(tmp_path: Path) -> None:
+    save(tmp_path / "film.mp4", moving(frames=130))  # 8.125 s
+    (tmp_path / "film.txt").write_text("A film.")
+    rows = [(4.0625, None, "Second."), (0, 4.0625, "First."), (2, "0:00:06.0625", None)]
+    listed = lines(
+        tmp_path / "list.jsonl", *({"path": "film.mp4", "start": a, "end": b, "caption": c} for a, b, c in rows)
+    )
+    curate_whole([str(listed)], str(tmp_path / "out"), CONFIG)
+    captions, clips = (outcome_table(str(tmp_path / "out"), name) for name in ("captions", "clips"))
+    texts = {row["clip_id"]: row["text"] for shard in captions.shards() for row in rows_of(captions, shard)}
+    found = [row for shard in clips.shards() for row in rows_of(clips, shard)]
+    assert sorted((row["start_s"], row["end_s"], texts[row["clip_id"]]) for row in found) == [
+        (0.0, 4.0625, "First."),
+        (2.0, 6.0625, "A film."),
+        (4.0625, 8.125, "Second."),
+    ]
+
+
 @pytest.mark.parametrize(("short", "line"), [(0, None), (1200, "1,200 of 3,000 shots are shorter than")])
 def test_short_shots_are_said(short: int, line: str | None) -> None:
     none = Account(inputs=0, ok=0, rejected={}, quarantined={})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from mimir_ray.curation.sources.listing import lies_in
 from mimir_ray.curation.sources.lists import listed_videos
 from mimir_ray.curation.sources.notes import Notes
 from mimir_ray.curation.sources.row import Caption, GivenSpan, Listed, unique
@@ -104,9 +105,7 @@ def match(files: Iterable[CaptionsFile], names: Names, place: str, whole: bool, 
                 if location := names.like(list(written(row.path, folder))):
                     here.setdefault(location, Said()).rows.append(row)
                     matched = True
-                elif whole and (
-                    _lies_in(folder, place) or any(_lies_in(way, place) for way in written(row.path, folder))
-                ):
+                elif whole and any(_lies_in(way, place) for way in (folder, *written(row.path, folder))):
                     notes.add("unmatched_lines", file.location, row.path)
             if matched or _lies_in(folder, place):
                 heard[folder] = file
@@ -129,8 +128,7 @@ def _above(location: str, heard: Mapping[str, CaptionsFile]) -> CaptionsFile | N
 
 
 def _lies_in(location: str, folder: str) -> bool:
-    inside = join(folder, "x").partition("?")[0][:-1] if "://" in folder else join(folder, "x")[:-1]
-    return location == folder or _same(location).startswith(_same(inside))
+    return lies_in(_same(location), _same(folder))
 
 
 def _folder(file: CaptionsFile) -> str:

@@ -53,8 +53,8 @@ class Catch:
                 self._others.append(entry)
         self._find_lists()
 
-    def files(self, notes: Notes) -> Iterator[tuple[str, SourceFile]]:
-        """The videos with what is said of them, by their path; what else lies there is noted if it is the whole.
+    def files(self, notes: Notes) -> Iterator[SourceFile]:
+        """The videos with what is said of them; what else lies there is noted if it is the whole.
 
         Raises UserError for a list that cannot be understood.
         """
@@ -66,18 +66,15 @@ class Catch:
             of_it = self.given.get(entry.location) or said.get(key) or Said()
             captions = of_it.captions
             text = None if captions else self._text_of(entry)
-            yield (
-                key,
-                SourceFile(
-                    entry.location,
-                    entry.size_bytes,
-                    entry.modified_ns,
-                    captions,
-                    of_it.spans,
-                    text.location if text else "",
-                    text.modified_ns if text else 0,
-                    entry.problem,
-                ),
+            yield SourceFile(
+                entry.location,
+                entry.size_bytes,
+                entry.modified_ns,
+                captions,
+                of_it.spans,
+                text.location if text else "",
+                text.modified_ns if text else 0,
+                entry.problem,
             )
         if self.whole:
             for entry in (*self._others, *self._texts.values()):

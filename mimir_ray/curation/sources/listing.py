@@ -75,8 +75,10 @@ def shown_path(path: str) -> str:
 
 
 def lies_in(location: str, folder: str) -> bool:
-    """Whether a location lies below a folder."""
-    return bool(folder) and location.startswith(join(folder, "x").partition("?")[0][:-1])
+    """Whether a location is a folder or lies below it, as both are written; options such as `?...` do not matter."""
+    inside = join(folder, "x")
+    inside = inside.partition("?")[0] if "://" in folder else inside
+    return location == folder or location.startswith(inside[:-1])
 
 
 def _members(tar: Entry) -> list[Entry]:
@@ -148,7 +150,7 @@ def _remote(place: str, out: str, notes: Notes) -> Iterator[Entry]:
             if top not in hidden:
                 hidden.add(top)
                 notes.add("hidden", "", top)
-        elif lies_in(entry.location, out):
+        elif out and lies_in(entry.location, out):
             notes.add("output", out, entry.location)
         else:
             yield entry

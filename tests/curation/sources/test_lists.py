@@ -203,3 +203,18 @@ def test_a_list_finds_files_that_it_calls_a_little_otherwise_and_says_what_is_no
     missing = 2 if len(os.listdir(tmp_path)) == 4 else 1  # of c.mp4 and C.MP4, C.Mp4 is neither
     assert note.startswith(f"videos of lists that are not there: {missing};")
     assert f"{tmp_path}/gone.mp4" in note
+
+
+def test_several_lists_and_a_folder_speak_of_one_video(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    one = lines(tmp_path / "one.jsonl", {"path": "a.mp4", "text": "One."})
+    two = lines(tmp_path / "two.jsonl", {"path": "./a.mp4", "text": "Two."})
+    lines(tmp_path / "captions.jsonl", {"path": "a.mp4", "text": "Not heard."}, {"path": "b.mp4", "text": "B."})
+    for sources in ((one, two, tmp_path), (tmp_path, one, two)):
+        assert texts(*sources) == {"a.mp4": ["One.", "Two."], "b.mp4": ["B."]}
+
+
+def test_a_list_of_nothing_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,caption\n")
+    with pytest.raises(UserError, match="no video in"):
+        found(tmp_path / "list.csv")

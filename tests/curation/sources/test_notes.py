@@ -52,6 +52,8 @@ def test_the_output_inside_of_a_source_is_no_source(tmp_path: Path, link: bool) 
         assert [Path(file.path).name for file in discovery.files] == ["a.mp4", "b.mp4"]
         (said,) = discovery.notes.lines()
         assert said.startswith(f"passed over, files of the output folder: {1 if '*' in source else 2}; as ")
+    (inside,) = found(f"{corpus}/*", out=str(out)).notes.lines()
+    assert inside == f"passed over, files of the output folder: 1; as {out}"
     assert len(files_in(out / "media")) == 1
     assert len(found(out / "media", out=str(out)).files) == 1  # who names it means it
     assert len(found(corpus, out=str(corpus)).files) == 3
