@@ -62,10 +62,13 @@ class Catch:
             key for key, entry in self.videos.items() if not entry.problem and not self.given.get(entry.location)
         )
         said = match(self.lists, Names(open_to_lists), self.place, self.whole, notes)
+        read: set[str] = set()
         for key, entry in self.videos.items():
             of_it = self.given.get(entry.location) or said.get(key) or Said()
             captions = of_it.captions
             text = None if captions else self._text_of(entry)
+            if text:
+                read.add(text.location)
             yield SourceFile(
                 entry.location,
                 entry.size_bytes,
@@ -77,12 +80,13 @@ class Catch:
                 entry.problem,
             )
         if self.whole:
-            for entry in (*self._others, *self._texts.values()):
+            unread = (text for text in self._texts.values() if text.location not in read)
+            for entry in (*self._others, *unread):
                 notes.add("passed_over", _suffix(entry.below), shown_path(entry.location))
 
     def _text_of(self, entry: Entry) -> Entry | None:
         stem = os.path.splitext(entry.below)[0]
-        return next((text for suffix in TEXTS if (text := self._texts.pop(stem + suffix, None))), None)
+        return next((text for suffix in TEXTS if (text := self._texts.get(stem + suffix))), None)
 
     def _find_lists(self) -> None:
         """Take the lists out of what is no video."""

@@ -75,7 +75,8 @@ def _in_folder(folder: str, wanted: Mapping[str, Said]) -> Catch:
     shown = {shown_path(location): said for location, said in wanted.items()}
     catch = Catch(os.path.realpath(folder), whole=False, given=shown)
     stems = {os.path.splitext(location)[0] for location in wanted}
-    beside = {stem + suffix for stem in stems for suffix in TEXTS} | {os.path.join(folder, name) for name in _BESIDE}
+    beside = {stem + way for stem in stems for suffix in TEXTS for way in (suffix, suffix.upper())}
+    beside |= {os.path.join(folder, name) for name in _BESIDE}
     there = [location for location in sorted(beside - wanted.keys()) if os.path.isfile(location)]
     catch.take((entry_of(location, os.path.basename(location)) for location in (*wanted, *there)), shown)
     for key, entry in catch.videos.items():

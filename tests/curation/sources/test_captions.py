@@ -127,7 +127,9 @@ def test_texts_beside_videos_are_read_in_encodings_that_say_what_they_are(
 ) -> None:
     touch(tmp_path / "a.mp4")
     (tmp_path / "a.TXT").write_text(f" {text}\r\n \u2028 waits ", encoding=encoding)
-    assert texts(tmp_path) == {"a.mp4": [f"{text} waits"]}
+    assert texts(tmp_path) == texts(tmp_path / "a.mp4") == {"a.mp4": [f"{text} waits"]}
+    touch(tmp_path / "a.webm")  # of one name
+    assert texts(tmp_path) == {"a.mp4": [f"{text} waits"], "a.webm": [f"{text} waits"]}
 
 
 def test_a_text_in_another_encoding_stops_nothing_and_is_rejected_as_no_text(tmp_path: Path) -> None:
