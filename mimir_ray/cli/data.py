@@ -45,7 +45,7 @@ def add_to(app: typer.Typer) -> None:
 def curate(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Folders, files or lists (.jsonl) of videos, local or s3://."),
+        typer.Argument(metavar="SOURCE...", help="Folders, files, tars or lists of videos, local or s3://."),
     ],
     out: Annotated[
         str,

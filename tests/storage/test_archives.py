@@ -68,6 +68,7 @@ def test_a_member_keeps_its_location(tmp_path: Path) -> None:
     assert member_of(member.location) == member
     assert absolute(member.location) == member.location
     assert below(str(tmp_path), member.location) == member.location
+    assert below("s3://bucket?endpoint_override=http://127.0.0.1:5000", member.location) == member.location
     assert located(str(tmp_path), member.location) == member.location
     assert join(member.location) == member.location
     assert parent(member.location) == (f"tar://deep::{member.archive}", "b.mp4")
@@ -88,10 +89,10 @@ def test_an_archive_that_changed_is_noticed(tmp_path: Path) -> None:
     second = list(members(*filesystem(str(archive)), str(archive)))[1]
     archive.write_bytes(tar_of({"new.mp4": b"x" * 700, **FILES}))
     assert not exists(second.location)
-    with pytest.raises(FileNotFoundError, match="deep/b c.mp4"):
+    with pytest.raises(FileNotFoundError, match=r"deep/b c\.mp4"):
         read_bytes(second.location)
     assert read_bytes(second._replace(offset=None).location) == FILES[second.name]
-    with pytest.raises(FileNotFoundError, match="gone.mp4"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
         read_bytes(f"tar://gone.mp4::{archive}")
 
 
@@ -109,8 +110,7 @@ def test_a_tar_that_was_added_to_gives_the_newest(tmp_path: Path) -> None:
 def test_a_tar_that_was_cut_gives_what_is_whole(tmp_path: Path, keep: float) -> None:
     archive, data = tmp_path / "a.tar", tar_of({"a.mp4": b"a" * 5000, "b.mp4": b"b" * 50_000})
     archive.write_bytes(data[: int(56_144 * keep)])
-    found = []
+    found = members(*filesystem(str(archive)), str(archive))
+    assert next(found).name == "a.mp4"
     with pytest.raises(OSError, match="is no tar that can be read to its end"):
-        for member in members(*filesystem(str(archive)), str(archive)):
-            found.append(member.name)
-    assert found == ["a.mp4"]
+        next(found)

@@ -3,7 +3,7 @@
 from mimir_ray.curation.sources.discover import Discovery, discover
 from mimir_ray.curation.sources.file import SourceFile, captions_of_source
 from mimir_ray.curation.sources.notes import Notes
-from mimir_ray.curation.sources.plan import plan
 from mimir_ray.curation.sources.row import Caption, GivenSpan
+from mimir_ray.curation.sources.shards import plan
 
 __all__ = ["Caption", "Discovery", "GivenSpan", "Notes", "SourceFile", "captions_of_source", "discover", "plan"]

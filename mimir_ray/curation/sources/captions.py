@@ -3,14 +3,15 @@
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from mimir_ray.curation.sources.listing import lies_in
 from mimir_ray.curation.sources.lists import listed_videos
 from mimir_ray.curation.sources.notes import Notes
 from mimir_ray.curation.sources.row import Caption, GivenSpan, Listed, unique
-from mimir_ray.storage import absolute, join, member_of
+from mimir_ray.storage import absolute, join, member_of, parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +25,25 @@ class CaptionsFile:
 
 @dataclass(slots=True)
 class Said:
-    """All that lists say of one video."""
+    """All that lists say of one video, row by row. What is said twice counts once."""
 
-    captions: tuple[Caption, ...] = ()
-    spans: tuple[GivenSpan, ...] = ()
+    rows: list[Listed] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.captions or self.spans)
+        return any(row.captions or row.spans for row in self.rows)
 
-    def add(self, row: "Listed | Said") -> None:
-        """Take what another row says; what has been said already counts once."""
-        self.captions = unique([*self.captions, *row.captions])
-        spans = {(span.start_s, span.end_s): span.captions for span in self.spans}
-        for span in row.spans:
-            place = span.start_s, span.end_s
-            spans[place] = unique([*spans.get(place, ()), *span.captions])
-        self.spans = tuple(GivenSpan(*place, spans[place]) for place in sorted(spans))
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        """Of the whole video, in the order of the rows."""
+        return unique(caption for row in self.rows for caption in row.captions)
+
+    @property
+    def spans(self) -> tuple[GivenSpan, ...]:
+        """The spans, first to last, each with the captions of all rows that ask for it."""
+        found: defaultdict[tuple[float, float], list[Caption]] = defaultdict(list)
+        for span in (span for row in self.rows for span in row.spans):
+            found[span.start_s, span.end_s] += span.captions
+        return tuple(GivenSpan(*place, unique(found[place])) for place in sorted(found))
 
 
 @dataclass
@@ -47,7 +51,7 @@ class Names:
     """Names of files, by what a person or another system may write for them."""
 
     names: frozenset[str]
-    _alike: list[dict[str, list[str]]] = field(default_factory=list)
+    _alike: list[dict[str, str | None]] = field(default_factory=list)
 
     def like(self, wanted: Sequence[str]) -> str | None:
         """The first of `wanted` that is a name; else the one name that is the same in another Unicode form, else in
@@ -58,13 +62,14 @@ class Names:
                 return name
         for place, form in enumerate(_FORMS):
             if len(self._alike) == place:
-                alike = defaultdict(list)
+                alike: dict[str, str | None] = {}
                 for name in self.names:
-                    alike[form(name)].append(name)
+                    same = form(name)
+                    alike[same] = None if same in alike else name
                 self._alike.append(alike)
             for name in wanted:
-                if found := self._alike[place].get(form(name)):
-                    return found[0] if len(found) == 1 else None
+                if form(name) in self._alike[place]:
+                    return self._alike[place][form(name)]
         return None
 
 
@@ -91,31 +96,39 @@ def match(files: Iterable[CaptionsFile], names: Names, place: str, whole: bool, 
     there and do not are noted where these are the `whole` of them, and so are videos without a line.
     """
     said: dict[str, Said] = {}
-    heard: list[CaptionsFile] = []
+    heard: dict[str, CaptionsFile] = {}
     for folder, group in groupby(sorted(files, key=lambda file: (len(file.folder), file.folder)), key=_folder):
         here: dict[str, Said] = {}
         for file in group:
             matched = False
             for row in listed_videos(file.location, file.prompts):
                 if location := names.like(list(written(row.path, folder))):
-                    here.setdefault(location, Said()).add(row)
+                    here.setdefault(location, Said()).rows.append(row)
                     matched = True
-                elif whole and (
-                    _lies_in(folder, place) or any(_lies_in(way, place) for way in written(row.path, folder))
-                ):
+                elif whole and any(_lies_in(way, place) for way in (folder, *written(row.path, folder))):
                     notes.add("unmatched_lines", file.location, row.path)
             if matched or _lies_in(folder, place):
-                heard.append(file)
+                heard[folder] = file
         said |= here
     for location in sorted(names.names - said.keys()) if heard else ():
-        if above := next((file for file in reversed(heard) if _lies_in(location, file.folder)), None):
+        if above := _above(location, heard):
             notes.add("without_line", above.location, location)
     return said
 
 
+def _above(location: str, heard: Mapping[str, CaptionsFile]) -> CaptionsFile | None:
+    """The nearest file that could have named a video."""
+    while location:
+        location, name = parent(location)
+        if location in heard:
+            return heard[location]
+        if not name:
+            break
+    return None
+
+
 def _lies_in(location: str, folder: str) -> bool:
-    inside = join(folder, "x").partition("?")[0][:-1] if "://" in folder else join(folder, "x")[:-1]
-    return location == folder or _same(location).startswith(_same(inside))
+    return lies_in(_same(location), _same(folder))
 
 
 def _folder(file: CaptionsFile) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mimir_ray.curation.sources.captions import CaptionsFile, Names, Said, match
 from mimir_ray.curation.sources.file import SourceFile
 from mimir_ray.curation.sources.listing import Entry, shown_path
-from mimir_ray.curation.sources.lists import CAPTIONS_FILES, PROMPT_NAMES, VIDEO_NAMES, says_captions
+from mimir_ray.curation.sources.lists import PROMPT_NAMES, VIDEO_NAMES, is_captions_file
 from mimir_ray.curation.sources.notes import Notes
 from mimir_ray.storage import join, parent
 
@@ -53,8 +53,8 @@ class Catch:
                 self._others.append(entry)
         self._find_lists()
 
-    def files(self, notes: Notes) -> Iterator[tuple[str, SourceFile]]:
-        """The videos with what is said of them, by their path; what else lies there is noted if it is the whole.
+    def files(self, notes: Notes) -> Iterator[SourceFile]:
+        """The videos with what is said of them; what else lies there is noted if it is the whole.
 
         Raises UserError for a list that cannot be understood.
         """
@@ -62,38 +62,38 @@ class Catch:
             key for key, entry in self.videos.items() if not entry.problem and not self.given.get(entry.location)
         )
         said = match(self.lists, Names(open_to_lists), self.place, self.whole, notes)
+        read: set[str] = set()
         for key, entry in self.videos.items():
             of_it = self.given.get(entry.location) or said.get(key) or Said()
-            text = None if of_it.captions else self._text_of(entry)
-            yield (
-                key,
-                SourceFile(
-                    entry.location,
-                    entry.size_bytes,
-                    entry.modified_ns,
-                    of_it.captions,
-                    of_it.spans,
-                    text.location if text else "",
-                    text.modified_ns if text else 0,
-                    entry.problem,
-                ),
+            captions = of_it.captions
+            text = None if captions else self._text_of(entry)
+            if text:
+                read.add(text.location)
+            yield SourceFile(
+                entry.location,
+                entry.size_bytes,
+                entry.modified_ns,
+                captions,
+                of_it.spans,
+                text.location if text else "",
+                text.modified_ns if text else 0,
+                entry.problem,
             )
         if self.whole:
-            for entry in (*self._others, *self._texts.values()):
+            unread = (text for text in self._texts.values() if text.location not in read)
+            for entry in (*self._others, *unread):
                 notes.add("passed_over", _suffix(entry.below), shown_path(entry.location))
 
     def _text_of(self, entry: Entry) -> Entry | None:
         stem = os.path.splitext(entry.below)[0]
-        return next((text for suffix in TEXTS if (text := self._texts.pop(stem + suffix, None))), None)
+        return next((text for suffix in TEXTS if (text := self._texts.get(stem + suffix))), None)
 
     def _find_lists(self) -> None:
         """Take the lists out of what is no video."""
         others, self._others = self._others, []
         for entry in others:
-            key = join(self.place, entry.below)
-            folder, name = parent(key)
-            if name in CAPTIONS_FILES and (name == CAPTIONS_FILES[0] or says_captions(entry.location)):
-                self.lists.append(CaptionsFile(entry.location, folder))
+            if is_captions_file(entry.location):
+                self.lists.append(CaptionsFile(entry.location, parent(join(self.place, entry.below))[0]))
             else:
                 self._others.append(entry)
         for below in [below for below in self._texts if os.path.basename(below) in VIDEO_NAMES]:

@@ -2,7 +2,8 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow.fs as pafs
@@ -11,9 +12,9 @@ from mimir_ray.config import UserError
 from mimir_ray.curation.sources.captions import Said, written
 from mimir_ray.curation.sources.catch import VIDEO_SUFFIXES, Catch
 from mimir_ray.curation.sources.file import SourceFile
-from mimir_ray.curation.sources.listing import entries, is_tar, shown_path
+from mimir_ray.curation.sources.listing import entries, is_tar, lies_in
 from mimir_ray.curation.sources.lists import CAPTIONS_FILES, LIST_SUFFIXES, PROMPT_NAMES, is_list, listed_videos
-from mimir_ray.curation.sources.named import above, actual, catches
+from mimir_ray.curation.sources.named import GONE, above, actual, catches
 from mimir_ray.curation.sources.notes import Notes
 from mimir_ray.storage import absolute, exists, filesystem, join, member_of, parent
 
@@ -26,7 +27,7 @@ class Discovery:
     notes: Notes
 
 
-def discover(sources: Iterable[str], out: str = "") -> Discovery:
+def discover(sources: Sequence[str], out: str = "") -> Discovery:
     """Every video that `sources` name, once each; what lies below the data root `out` is passed over.
 
     A source is a folder or an object store's prefix, searched to the bottom for names with a video's suffix and for
@@ -36,40 +37,36 @@ def discover(sources: Iterable[str], out: str = "") -> Discovery:
     Raises UserError for a source that names nothing, and for a list that cannot be understood.
     """
     found: dict[str, SourceFile] = {}
-    notes, named = Notes(), dict[str, Said]()
-    out = absolute(out) if out else ""
-
-    def keep(catch: Catch) -> int:
-        files = 0
-        for key, file in catch.files(notes):
-            found.setdefault(_identity(file.path, key), file)
-            files += 1
-        return files
-
-    def keep_named() -> None:  # in the order of the sources: the first one that has a video has its say
-        for catch in catches(named, notes):
-            keep(catch)
-        named.clear()
-
+    notes, out = Notes(), absolute(out) if out else ""
+    named: dict[str, Said] = {}
+    searched: list[tuple[str, str]] = []
+    held: Counter[str] = Counter()
     for source in sources:
-        files = 0
         for place, whole in _places(absolute(source)):
-            if whole:
-                keep_named()
-                files += keep(_searched(place, out, notes))
+            if _lies_in(place, out) and not _lies_in(absolute(source), out):
+                notes.add("output", "", place)
+            elif whole:
+                searched.append((place, source))
             elif is_list(parent(place)[1]):
-                files += _take_list(place, named, notes)
-            elif _lies_in(place, out) and not _lies_in(absolute(source), out):
-                notes.add("output", out, place)
+                held[source] += _take_list(place, named)
             else:
                 named.setdefault(place, Said())
-                files += 1
-        if not files:
+                held[source] += 1
+    for catch in catches(named, notes):  # first: who names a file has more to say of it than who names its folder
+        for file in catch.files(notes):
+            found.setdefault(_identity(file.path), file)
+            if file.problem == GONE:
+                notes.add("not_there", "", file.path)
+    for place, source in searched:
+        for file in _searched(place, out, notes).files(notes):
+            found.setdefault(_identity(file.path), file)
+            held[source] += 1
+    for source in sources:
+        if not held[source]:
             raise UserError(
                 f"no video in {source}: name a file, a glob, a list of videos ({', '.join(LIST_SUFFIXES)}), or a "
                 f"folder with files that end in {', '.join(sorted(VIDEO_SUFFIXES))}"
             )
-    keep_named()
     return Discovery(sorted(found.values(), key=lambda file: file.path), notes)
 
 
@@ -99,21 +96,16 @@ def _searched(place: str, out: str, notes: Notes) -> Catch:
     return catch
 
 
-def _take_list(file: str, named: dict[str, Said], notes: Notes) -> int:
-    """Add what a list names to `named`; rows of one video together."""
+def _take_list(file: str, named: dict[str, Said]) -> int:
+    """Add what a list names to `named`, rows of one video together; how many paths. Raises UserError."""
     folder, name = parent(file)
     prompts = [join(folder, other) for other in PROMPT_NAMES if name.endswith(".txt")]
-    said: dict[str, Said] = {}
     where: dict[str, str] = {}
     for row in listed_videos(file, next(filter(exists, prompts), None)):
         if row.path not in where:
             where[row.path] = _located(row.path, folder)
-        said.setdefault(where[row.path], Said()).add(row)
-    for location, of_it in said.items():
-        if "://" not in location and not os.path.lexists(location):
-            notes.add("not_there", file, shown_path(location))
-        named.setdefault(location, of_it)
-    return len(said)
+        named.setdefault(where[row.path], Said()).rows.append(row)
+    return len(where)
 
 
 def _located(path: str, folder: str) -> str:
@@ -123,18 +115,16 @@ def _located(path: str, folder: str) -> str:
     return next((real for way in local if (real := actual(way))), ways[-1])
 
 
-def _identity(path: str, key: str) -> str:
+def _identity(path: str) -> str:
     """By which one file is told from another, whatever it was named by."""
     if member := member_of(path):
-        return f"{member.name}::{_identity(member.archive, '')}"
-    return os.path.realpath(path) if "://" not in path else path
+        return f"{member.name}::{_real(member.archive)}"
+    return _real(path)
 
 
 def _lies_in(location: str, folder: str) -> bool:
-    if not folder:
-        return False
-    if "://" in folder:
-        return location == folder or location.startswith(join(folder, "x").partition("?")[0][:-1])
-    return os.path.realpath(location).startswith(os.path.join(os.path.realpath(folder), "")) or (
-        os.path.realpath(location) == os.path.realpath(folder)
-    )
+    return bool(folder) and lies_in(_real(location), _real(folder))
+
+
+def _real(location: str) -> str:
+    return location if "://" in location else os.path.realpath(location)

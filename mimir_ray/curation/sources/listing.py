@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow.fs as pafs
 
 from mimir_ray.curation.sources.notes import Notes
-from mimir_ray.storage import filesystem, join, members, parent
+from mimir_ray.storage import ahead, filesystem, join, member_of, members, parent
 
 TAR_SUFFIX = ".tar"
 UNREADABLE_NAME = "its name is not UTF-8: rename it"
@@ -34,8 +34,18 @@ def entries(place: str, out: str, notes: Notes) -> Iterator[Entry]:
     """
     system, path = filesystem(place)
     local = isinstance(system, pafs.LocalFileSystem)
-    for entry in _local(path, out, notes) if local else _remote(system, path, place, out, notes):
-        yield from _opened(entry, notes) if is_tar(parent(entry.location)[1]) and not entry.problem else [entry]
+    tars: list[Entry] = []
+    for entry in _local(path, out, notes) if local else _remote(place, out, notes):
+        if is_tar(parent(entry.location)[1]) and not entry.problem:
+            tars.append(entry)
+        else:
+            yield entry
+    for found in ahead(_members, tars):
+        for entry in found:
+            if any(part.startswith(".") for part in _inside(entry).split("/")):
+                notes.add("hidden", "", entry.location)
+            else:
+                yield entry
 
 
 def is_tar(name: str) -> bool:
@@ -65,24 +75,32 @@ def shown_path(path: str) -> str:
 
 
 def lies_in(location: str, folder: str) -> bool:
-    """Whether a location lies below a folder."""
-    return bool(folder) and location.startswith(join(folder, "x").partition("?")[0][:-1])
+    """Whether a location is a folder or lies below it, as both are written; options such as `?...` do not matter."""
+    inside = join(folder, "x")
+    inside = inside.partition("?")[0] if "://" in folder else inside
+    return location == folder or location.startswith(inside[:-1])
 
 
-def _opened(tar: Entry, notes: Notes) -> Iterator[Entry]:
+def _members(tar: Entry) -> list[Entry]:
     """The members of a tar; and the tar itself with a problem, where it cannot be read to its end."""
-    found: dict[str, Entry] = {}
+    found: dict[str, Entry] = {}  # of one name twice the last counts, as it does for tar
+    lost: list[Entry] = []
     try:
         for member in members(*filesystem(tar.location), tar.location):
-            if any(part.startswith(".") for part in member.name.split("/")):
-                notes.add("hidden", "", member.location)
-                continue
-            below = f"{tar.below}/{member.name}".lstrip("/")
+            below = shown_path(f"{tar.below}/{member.name}".lstrip("/"))
             problem = "has `::` in its name: rename it in its archive" if "::" in member.name else ""
+            if (name := shown_path(member.name)) != member.name:
+                member, problem = member._replace(name=name), UNREADABLE_NAME
             found[member.name] = Entry(member.location, below, member.size_bytes, tar.modified_ns, problem)
     except OSError as error:
-        yield Entry(tar.location, tar.below, tar.size_bytes, tar.modified_ns, str(error), in_part=True)
-    yield from found.values()  # of one name twice the last counts, as it does for tar
+        lost.append(Entry(tar.location, tar.below, tar.size_bytes, tar.modified_ns, str(error), in_part=True))
+    return [*found.values(), *lost]
+
+
+def _inside(entry: Entry) -> str:
+    """The path of a member in its tar; nothing for another file."""
+    member = member_of(entry.location)
+    return member.name if member else ""
 
 
 def _local(folder: str, out: str, notes: Notes) -> Iterator[Entry]:
@@ -122,26 +140,31 @@ def _note_output(folder: str, notes: Notes) -> None:
             notes.add("output", shown_path(folder), shown_path(os.path.join(place, name)))
 
 
-def _remote(system: pafs.FileSystem, path: str, place: str, out: str, notes: Notes) -> Iterator[Entry]:
-    """One listing, whatever the number of files."""
+def _remote(place: str, out: str, notes: Notes) -> Iterator[Entry]:
+    hidden = set()
+    for entry in listed_at_once(place):
+        parts = entry.below.split("/")
+        dotted = next((index for index, part in enumerate(parts) if part.startswith(".")), None)
+        if dotted is not None:
+            top = join(place, *parts[: dotted + 1])
+            if top not in hidden:
+                hidden.add(top)
+                notes.add("hidden", "", top)
+        elif out and lies_in(entry.location, out):
+            notes.add("output", out, entry.location)
+        else:
+            yield entry
+
+
+def listed_at_once(place: str) -> Iterator[Entry]:
+    """Every file at or below a place of a store, as it lists them: one request for a thousand."""
+    system, path = filesystem(place)
     found = system.get_file_info(path)
     if found.type == pafs.FileType.File:
         yield entry_of_info(found, place)
     if found.type != pafs.FileType.Directory:
         return
-    hidden = set()
     for info in sorted(system.get_file_info(pafs.FileSelector(path, recursive=True)), key=lambda info: info.path):
         below = info.path.removeprefix(path).lstrip("/")
-        parts = below.split("/")
-        dotted = next((index for index, part in enumerate(parts) if part.startswith(".")), None)
-        location = join(place, below)
-        if dotted is not None:
-            top = "/".join(parts[: dotted + 1])
-            if top not in hidden:
-                hidden.add(top)
-                notes.add("hidden", "", join(place, top))
-        elif info.type == pafs.FileType.File:
-            if lies_in(location, out):
-                notes.add("output", out, location)
-            else:
-                yield entry_of_info(info, location, below)
+        if info.type == pafs.FileType.File:
+            yield entry_of_info(info, join(place, below), below)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimir_ray.config import UserError
-from mimir_ray.curation.sources.row import CAPTIONS, COLUMNS, PATHS, Listed, listed
+from mimir_ray.curation.sources.row import CAPTIONS, COLUMNS, ENDS, PATHS, SPANS, STARTS, Listed, listed
 from mimir_ray.jsonl import decode, json_lines
 from mimir_ray.storage import filesystem, parent, read_bytes
 
@@ -53,10 +53,14 @@ def rows_of_list(file: str) -> Iterator[tuple[int, Any]]:
         yield from json_lines(read_bytes(file), file)
 
 
-def says_captions(file: str) -> bool:
-    """Whether a list speaks of captions at all: `metadata` files may keep other things that are known of videos."""
-    names = set(_columns(file))
-    return not names.isdisjoint(PATHS) and not names.isdisjoint(CAPTIONS)
+def is_captions_file(file: str) -> bool:
+    """Whether a file is read for the videos beside it: `metadata` files may keep other facts of them."""
+    name = parent(file)[1]
+    if name not in CAPTIONS_FILES:
+        return False
+    columns = set() if name == CAPTIONS_FILES[0] else set(_columns(file))
+    told = (*CAPTIONS, *STARTS, *ENDS, SPANS)
+    return name == CAPTIONS_FILES[0] or not (columns.isdisjoint(PATHS) or columns.isdisjoint(told))
 
 
 def _paired(file: str, prompts: str | None) -> Iterator[Listed]:

@@ -3,16 +3,16 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pyarrow.fs as pafs
 
 from mimir_ray.curation.sources.captions import CaptionsFile, Names, Said
 from mimir_ray.curation.sources.catch import TEXTS, Catch
-from mimir_ray.curation.sources.listing import Entry, entries, entry_of, entry_of_info, shown_path
+from mimir_ray.curation.sources.listing import Entry, entries, entry_of, entry_of_info, listed_at_once, shown_path
 from mimir_ray.curation.sources.lists import CAPTIONS_FILES, PROMPT_NAMES, VIDEO_NAMES
 from mimir_ray.curation.sources.notes import Notes
-from mimir_ray.storage import READERS, filesystem, join, member_of, parent
+from mimir_ray.storage import READERS, ahead, filesystem, join, member_of, parent
 
 _BESIDE = (*CAPTIONS_FILES, *VIDEO_NAMES, *PROMPT_NAMES)
 GONE = "is not there"
@@ -75,9 +75,13 @@ def _in_folder(folder: str, wanted: Mapping[str, Said]) -> Catch:
     shown = {shown_path(location): said for location, said in wanted.items()}
     catch = Catch(os.path.realpath(folder), whole=False, given=shown)
     stems = {os.path.splitext(location)[0] for location in wanted}
-    beside = {stem + suffix for stem in stems for suffix in TEXTS} | {os.path.join(folder, name) for name in _BESIDE}
+    beside = {stem + way for stem in stems for suffix in TEXTS for way in (suffix, suffix.upper())}
+    beside |= {os.path.join(folder, name) for name in _BESIDE}
     there = [location for location in sorted(beside - wanted.keys()) if os.path.isfile(location)]
     catch.take((entry_of(location, os.path.basename(location)) for location in (*wanted, *there)), shown)
+    for key, entry in catch.videos.items():
+        if not (entry.problem or os.path.lexists(entry.location)):
+            catch.videos[key] = Entry(entry.location, entry.below, -1, 0, GONE)
     catch.lists.extend(above(catch.place))
     return catch
 
@@ -101,12 +105,12 @@ def _in_store(wanted: Mapping[str, Said]) -> Catch:
     place = _common(folders)
     catch = Catch(place, whole=False)
     if len(wanted) > READERS:
-        found = list(entries(place, "", Notes()))
+        found = list(listed_at_once(place))
     else:
         asked = [*wanted, *(join(folder, name) for folder in folders for name in CAPTIONS_FILES)]
         for folder, name in map(parent, wanted):
             asked += [join(folder, os.path.splitext(name)[0] + suffix) for suffix in TEXTS]
-        found = [entry for location in dict.fromkeys(asked) if (entry := _asked(location, place))]
+        found = [entry for entry in ahead(partial(_asked, place=place), dict.fromkeys(asked)) if entry]
     names = Names(frozenset(entry.location for entry in found))
     there = {location: names.like([location]) for location in wanted}
     catch.given = {meant or location: wanted[location] for location, meant in there.items()}

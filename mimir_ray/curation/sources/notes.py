@@ -41,22 +41,24 @@ class Notes:
         write_json(join(out, SOURCES_FILE), found)
 
     def log(self) -> None:
-        """One warning that has it all."""
-        if lines := self.lines():
-            logger.warning("%s", "\n".join(lines))
+        """What was passed over as it should be, and a warning where something does not fit."""
+        for kind in _LINES:
+            if self.counts[kind]:
+                level = logging.WARNING if kind in _WRONG else logging.INFO
+                logger.log(level, "%s", _sentence(kind, self.counts[kind], self.paths[kind]))
 
 
 _LINES = {
-    "passed_over": "passed over: {groups} (no videos by name, as {examples})",
-    "hidden": "passed over: {count:,} hidden files and folders, as {examples}",
-    "output": "passed over: {count:,} files of the output folder {groups}",
-    "unmatched_lines": "{count:,} lines name no video that is there, or several in other cases of letters, and their "
-    "captions are not used: {groups}; as {examples}",
-    "without_line": "{count:,} videos have no line in the captions files above them: {groups}; as {examples}",
-    "not_there": "{count:,} videos of lists are not there: {groups}; paths are taken from the list's folder; as "
-    "{examples}",
+    "passed_over": "passed over, no videos by name: {groups}; as {examples}",
+    "hidden": "passed over, hidden files and folders: {count:,}; as {examples}",
+    "output": "passed over, files of the output folder: {count:,}; as {examples}",
+    "unmatched_lines": "lines that name no video that is there, or several by another case of letters: {groups}; their "
+    "captions are not used; as {examples}",
+    "without_line": "videos without a line in the captions files above them: {groups}; as {examples}",
+    "not_there": "videos of lists that are not there: {count:,}; paths are taken from the list's folder; as {examples}",
 }
 """Sentences; `groups` are counts by group, `examples` the first paths."""
+_WRONG = {"unmatched_lines", "without_line", "not_there"}
 
 
 def _sentence(kind: str, counts: Counter[str], paths: list[str]) -> str:

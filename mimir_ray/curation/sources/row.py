@@ -86,6 +86,8 @@ def _path(row: Mapping[str, Any], where: str) -> str:
         if isinstance(value, Mapping):  # a video of the library datasets, written without its bytes
             value = value.get("path")
         if isinstance(value, str) and value.strip():
+            if "\0" in value:
+                raise UserError(f"{where}: {_shown(value)} cannot be a path: it has a zero character; mend the row")
             return f"{value}.mp4" if name == "videoID" else value
     raise UserError(f"{where}: names no video; write one object a line: {EXAMPLE}, or a column {', '.join(PATHS[:4])}")
 
@@ -116,9 +118,11 @@ def _start_and_end(row: Mapping[str, Any], where: str) -> tuple[float, float] | 
 
 
 def _pairs(row: Mapping[str, Any], where: str) -> list[tuple[float, float]] | None:
-    """The spans of a column of [start, end] pairs, or of one such pair."""
+    """The spans of a column of [start, end] pairs, or of one such pair; a time of day in it is something else."""
     value = row.get(SPANS)
-    if not _there(value):
+    if isinstance(value, str) and not value.strip().startswith(("[", "(")):
+        return None
+    if not isinstance(value, Sequence):
         return None
     pairs = _values(value)
     if len(pairs) == 2 and not any(isinstance(item, Sequence) and not isinstance(item, str) for item in pairs):

@@ -2,10 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from mimir_ray.curation.sources.file import SourceFile
-from mimir_ray.storage import READERS, content_id, filesystem, shard_name
+from mimir_ray.storage import ahead, content_id, filesystem, shard_name
 
 SAMPLE_BYTES = 1 << 12
 
@@ -23,8 +22,7 @@ def plan(files: Iterable[SourceFile], files_per_shard: int) -> dict[str, list[So
         buckets *= 2
     alike = Counter(file.size_bytes for file in files)
     twins = [file for file in files if alike[file.size_bytes] > files_per_shard]
-    with ThreadPoolExecutor(READERS) as readers:
-        samples = dict(zip((file.path for file in twins), readers.map(_sample, twins), strict=True))
+    samples = dict(zip((file.path for file in twins), ahead(_sample, twins), strict=True))
     members: defaultdict[int, list[SourceFile]] = defaultdict(list)
     for file in files:
         bucket = int(content_id(str(file.size_bytes), samples.get(file.path, b"")), 16) % buckets
