@@ -29,8 +29,8 @@ import psutil
 
 from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig, curate
-from mimir_ray.curation.discover import discover
 from mimir_ray.curation.measure import measure_clip
+from mimir_ray.curation.sources import discover
 from mimir_ray.curation.split import split_files
 from mimir_ray.video import child as decoder
 from mimir_ray.video import read_frames, write_mp4
@@ -220,7 +220,7 @@ def against_decoding_here(root: Path, clips: int, turns: int) -> dict[str, Any]:
 
 def plain_loop(folder: Path) -> list[float]:
     """The CPU stages without Ray and without tables; the motion of each clip."""
-    _, clips = split_files(discover([str(folder)]), CONFIG, str(folder / "media"))
+    _, clips = split_files(discover([str(folder)]).files, CONFIG, str(folder / "media"))
     return [measure_clip(clip, CONFIG)["motion"] for clip in clips]
 
 

@@ -14,9 +14,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"mimir_ray", "jobs", "serve"}
 
-LEAVES = {"config", "records", "dataflow", "vllm", "storage", "video"}
+LEAVES = {"config", "jsonl", "records", "dataflow", "vllm", "storage", "video"}
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
+    "jsonl": {"config"},
     "records": {"config"},
     "dataflow": {"config"},
     "vllm": {"config"},

@@ -44,8 +44,8 @@ class Limits(Config):
     max_duration_s: float = Field(6 * 3600.0, gt=0)
     max_frames: int = Field(2_000_000, ge=1)
     """Of a whole video; every one has a time stamp in memory."""
-    probe_timeout_s: float = Field(60.0, gt=0)
-    """Wall time for reading a container's index."""
+    seconds_per_second: float = Field(20.0, gt=0)
+    """Wall time that looking at a video may take for each second of it, on top of a minute."""
 
 
 class Split(Config):
@@ -62,12 +62,6 @@ class Split(Config):
     """A longer shot is cut into clips of this length, the last of which keeps the rest."""
     stride_s: float = Field(20.0, gt=0)
     """From the start of a clip to the start of the next one in a long shot; below `max_clip_s` they overlap."""
-    mode: Literal["reencode", "copy"] = "reencode"
-    """`reencode` cuts at exactly these frames; `copy` moves packets untouched, and so begins at a keyframe only."""
-    crf: int = Field(18, ge=0, le=51)
-    """Quality of x264 in `reencode`; 18 is visually lossless."""
-    seconds_per_second: float = Field(20.0, gt=0)
-    """Wall time that finding shots or cutting may take for each second of video, on top of a minute."""
 
     @model_validator(mode="after")
     def _lengths_in_order(self) -> "Split":

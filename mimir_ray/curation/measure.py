@@ -1,49 +1,25 @@
-"""The scores that need no model: a clip's frames are decoded once and shared by motion, black area and brightness."""
+"""The scores that need no model, for clips that lack them: those of a file in one pass over it.
 
-from collections.abc import Iterable
+Clips that have just been found have theirs already: `split` watches a file once for both.
+"""
+
+from collections.abc import Sequence
 from dataclasses import asdict
-
-import cv2
+from itertools import groupby
 
 from mimir_ray.curation.config import CurationConfig
-from mimir_ray.curation.metrics import Grey, Sampling, Scores, grey, sample, score
+from mimir_ray.curation.spans import KnownSpans
 from mimir_ray.curation.tables import Row
+from mimir_ray.curation.watch import watch
 from mimir_ray.storage import local_copy
-from mimir_ray.video import VideoInfo, read_frames, read_info
-
-FRAMES_PER_READ = 64
-"""Frames turn grey in pieces of this many, so that RGB of a whole clip is never held."""
 
 
-def measure_clip(clip: Row, config: CurationConfig) -> Row:
-    """Scores of a clip as columns of `clips`. Raises VideoError."""
-    cv2.setNumThreads(1)  # there is a task for every core
-    with local_copy(clip["path"]) as path:
-        info = read_info(path, timeout_s=config.limits.probe_timeout_s)
-        scores, decoder = measure(path, info, config)
-    return asdict(scores) | {"decoder": decoder}
-
-
-def measure(path: str, info: VideoInfo, config: CurationConfig) -> tuple[Scores, str]:
-    """Scores of a clip and the decoder that read it. Every frame is decoded once and shared by the measures."""
-    sampling = sample(info.times_s, config.measures)
-    frames, decoders = _grey_frames(path, sampling, config)
-    return score(frames, sampling, config.measures), "+".join(sorted(decoders))
-
-
-def _grey_frames(path: str, sampling: Sampling, config: CurationConfig) -> tuple[dict[int, Grey], set[str]]:
-    frames: dict[int, Grey] = {}
-    decoders: set[str] = set()
-    for indices in _pieces(sampling.indices):
-        read = read_frames(
-            path, indices, timeout_s=config.decode_timeout_s, short_side_px=config.measures.short_side_px
-        )
-        frames.update(zip(indices, grey(read.frames), strict=True))
-        decoders.add(read.decoder)
-    return frames, decoders
-
-
-def _pieces(indices: list[int]) -> Iterable[list[int]]:
-    count = -(-len(indices) // (2 * FRAMES_PER_READ))  # a clip of 65 frames is read at once
-    size = -(-len(indices) // count)
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
+def measure_clips(clips: Sequence[Row], config: CurationConfig) -> list[Row]:
+    """Scores of clips as columns of `clips`. Raises VideoError."""
+    scores: list[Row] = []
+    for location, members in groupby(clips, key=lambda clip: str(clip["path"])):
+        spans = [(clip["first_frame"], clip["first_frame"] + clip["frames"]) for clip in members]
+        with local_copy(location) as path:
+            watched = watch(path, KnownSpans(spans, in_seconds=False), None, config, to_the_end=False)
+        scores += [asdict(watched.meter.scores(*span)) | {"decoder": "pyav"} for span in spans]
+    return scores

@@ -1,6 +1,6 @@
-"""Scores of a clip, measured on its frames. Appendix A names them; `Measures` fixes what it leaves open.
+"""Scores of a clip: which frames are looked at, and what for. Appendix A names them; `Measures` fixes what it leaves open.
 
-Frames are grey, uint8, F H W. No threshold is applied here.
+Frames are grey, uint8, H W. No threshold is applied here.
 """
 
 from collections.abc import Sequence
@@ -56,23 +56,9 @@ def sample(times_s: Sequence[float], measures: Measures) -> Sampling:
     return Sampling(quality=tuple(quality), motion=tuple(_spread(pairs, measures.motion_pairs)))
 
 
-def score(frames: dict[int, Grey], sampling: Sampling, measures: Measures) -> Scores:
-    """All scores of a clip from its grey frames by index."""
-    quality_FHW = np.stack([frames[index] for index in sampling.quality])
-    black_F = black_share(quality_FHW, measures.black_level)
-    flows = [flow_magnitude(frames[a], frames[b], measures.farneback) for a, b in sampling.motion]
-    return Scores(
-        motion=float(np.mean(flows)) if flows else 0.0,
-        black_area=int(black_F.sum()) / quality_FHW.size,
-        brightness=int(quality_FHW.sum(dtype=np.int64)) / (255 * quality_FHW.size),
-        black_frame_rate=int((black_F >= measures.black_frame_area * quality_FHW[0].size).sum()) / len(quality_FHW),
-    )
-
-
-def black_share(grey_FHW: Grey, black_level: int) -> NDArray[np.int64]:
-    """How many pixels of each frame are black."""
-    counts: NDArray[np.int64] = np.count_nonzero(grey_FHW < black_level, axis=(1, 2))
-    return counts
+def black_pixels(grey_HW: Grey, black_level: int) -> int:
+    """How many pixels of a frame are black."""
+    return int(np.count_nonzero(grey_HW < black_level))
 
 
 def flow_magnitude(before_HW: Grey, after_HW: Grey, parameters: Farneback) -> float:
@@ -87,11 +73,6 @@ def flow_magnitude(before_HW: Grey, after_HW: Grey, parameters: Farneback) -> fl
     )
     height, width = before_HW.shape
     return float(np.hypot(flow_HW2[..., 0], flow_HW2[..., 1]).mean() / np.hypot(height, width))
-
-
-def grey(frames_FHWC: NDArray[np.uint8]) -> list[Grey]:
-    """RGB frames to grey ones (0.299 R + 0.587 G + 0.114 B)."""
-    return [np.asarray(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY), dtype=np.uint8) for frame_HWC in frames_FHWC]
 
 
 def _spread(items: Sequence[T], limit: int) -> list[T]:

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from mimir_ray.config import Config, fingerprint
 from mimir_ray.curation.asking import Tell, ask
 from mimir_ray.curation.config import CurationConfig
-from mimir_ray.curation.discover import SourceFile, discover, plan
 from mimir_ray.curation.heirs import scored_before
 from mimir_ray.curation.models.config import require_models
 from mimir_ray.curation.retry import forget_failures
 from mimir_ray.curation.rules import Rules
+from mimir_ray.curation.sources import SourceFile, discover, plan
 from mimir_ray.curation.split import SplitKey
 from mimir_ray.curation.stages import MODEL_STAGES, judge, load_score, scoring_stages, split, unscored
 from mimir_ray.curation.summary import CurationSummary, summarise
@@ -64,9 +64,12 @@ def curate(
     """
     start = time.monotonic()
     require_models(config)
-    files = discover(sources)
+    found = discover(sources, out)
+    files = found.files
     shards = plan(files, config.files_per_shard)
     clips = _open_tables(out, config, set(shards), overwrite)
+    found.notes.write(out)
+    found.notes.log()
     if retry_quarantined:
         forget_failures(out, [stage.name for stage in scoring_stages(config)])
     pending = clips.pending(shards)
@@ -89,7 +92,7 @@ def curate(
     outcome_table(out, "captions").finish(texts)
     if not clips.finish(cut).ok:
         logger.warning("no clip is kept: `mimir curate report %s` says why", out)
-    return summarise(out, len(shards) - len(pending), time.monotonic() - start)
+    return summarise(out, len(shards) - len(pending), time.monotonic() - start, found.notes.lines())
 
 
 def pipeline(

@@ -1,24 +1,26 @@
-"""One file becomes clips: probed, held against the limits, and cut where the shots change."""
+"""A file becomes clips: watched once, held against the limits, and taken apart where its shots change.
+
+A clip is a span of its file. Nothing is written but rows.
+"""
 
 import logging
-import os
-import tempfile
+import math
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 from mimir_ray.config import Config
 from mimir_ray.curation.config import CurationConfig, Limits, Split
-from mimir_ray.curation.discover import SourceFile
+from mimir_ray.curation.sources import Caption, SourceFile, captions_of_source
+from mimir_ray.curation.spans import KnownSpans, ShotSpans, Span, shot_spans
 from mimir_ray.curation.tables import Row
-from mimir_ray.storage import content_id, file_id, join, local_copy, upload
-from mimir_ray.video import VideoError, VideoInfo, cut_clip, read_info, read_shots
+from mimir_ray.curation.watch import Watched, check_length, watch
+from mimir_ray.storage import content_id, file_id, local_copy
+from mimir_ray.video import Promise, ShotFinder, VideoError, VideoInfo, mean_fps
 
 logger = logging.getLogger(__name__)
-
-Span = tuple[int, int]
-"""First frame of a clip, and the first one after it."""
 
 
 class SplitKey(Config):
@@ -28,58 +30,80 @@ class SplitKey(Config):
     split: Split | Literal["off"]
 
 
-def split_files(files: Sequence[SourceFile], config: CurationConfig, media: str) -> tuple[list[Row], list[Row]]:
-    """Rows of `videos`, one a file, and of the `split` stage, one a clip.
+@dataclass
+class Outcome:
+    """Rows of `videos`, one a file, of the `split` stage, one a clip, and of `measure`, one a clip that is ok."""
+
+    videos: list[Row] = field(default_factory=list)
+    clips: list[Row] = field(default_factory=list)
+    scores: list[Row] = field(default_factory=list)
+
+
+def split_files(files: Sequence[SourceFile], config: CurationConfig) -> Outcome:
+    """Watch files one after another.
 
     A file whose bytes another one before it had is rejected as its duplicate; all that could be duplicates of each
-    other lie in one shard. Clips that are not a whole file are written under `media`.
+    other lie in one shard.
     """
-    videos: list[Row] = []
-    clips: list[Row] = []
+    made = Outcome()
     first: dict[str, str] = {}
     for file in files:
-        video, cut = split_file(file, config, media, first)
-        videos.append(video)
-        clips.extend(cut)
-    return videos, clips
+        video, clips, scores = split_file(file, config, first)
+        made.videos.append(video)
+        made.clips += clips
+        made.scores += scores
+    return made
 
 
-def split_file(file: SourceFile, config: CurationConfig, media: str, first: dict[str, str]) -> tuple[Row, list[Row]]:
-    """The row of a file and those of its clips; of one that cannot be processed or is a duplicate, why and no clip.
-
-    `first` has the path of the first file with each content id, and is added to. Raises OSError where a clip cannot be
-    written under `media`: that is no fault of the file's, and must not be remembered as one.
+def split_file(file: SourceFile, config: CurationConfig, first: dict[str, str]) -> tuple[Row, list[Row], list[Row]]:
+    """The row of a file, those of its clips and of their scores; of one that cannot be processed or is a duplicate why,
+    and no clip. `first` has the path of the first file with each content id, and is added to.
     """
     stage, began_s = "open", time.perf_counter()
     video: Row = {"video_id": content_id("path", file.path), "path": file.path, "size_bytes": max(file.size_bytes, 0)}
-    video["rule"] = ""
+    video |= {"rule": "", "clips": 0}
     try:
         if file.problem:
             raise VideoError(file.problem)
         check_size(file.size_bytes, config.limits)
         with local_copy(file.path) as path:
-            stage = "probe"
-            info = read_info(path, timeout_s=config.limits.probe_timeout_s)
-            video |= facts(info) | {"codec": info.codec, "rotation_deg": info.rotation_deg}
-            check_limits(info, config.limits)
-            video["video_id"] = file_id(path)
-            original = first.setdefault(video["video_id"], file.path)
-            if original != file.path:
-                reason = f"has the same bytes as {original}"
-                return video | {"clips": 0, "status": "rejected", "rule": "duplicate", "reason": reason}, []
-            stage = "split"
-            clips = list(_clips(path, file, video["video_id"], info, config.split, media))
-    except _UnwrittenError as error:
-        raise OSError(str(error)) from error
+            stage, content = "probe", file_id(path)
+            if content in first:
+                reason = f"has the same bytes as {first[content]}"
+                return (
+                    video | {"video_id": content, "status": "rejected", "rule": "duplicate", "reason": reason},
+                    [],
+                    [],
+                )
+
+            def expect(promise: Promise) -> None:
+                nonlocal stage
+                stage = "split"
+                video["video_id"], first[content] = content, file.path
+                check_pixels(promise.width_px, promise.height_px, config.limits)
+                check_length(promise.frames, promise.duration_s, config.limits)
+
+            spans, finder = _looked_for(file, config.split)
+            watched = watch(path, spans, finder, config, expect)
+        stage = "captions"
+        captions = captions_of_source(file)
     except Exception as error:
-        return video | {"clips": 0} | failure(stage, error, file.path), []
-    for clip in clips[:1]:
+        return video | failure(stage, error, file.path), [], []
+    info = watched.info
+    assert info is not None
+    video |= {name: getattr(info, name) for name in ("codec", "stream", "frames", "rotation_deg", "mirrored")}
+    video |= {name: getattr(info, name) for name in ("pixel_aspect", "transfer")} | _facts(info)
+    clips: dict[str, Row] = {}
+    for clip in _clips(file, video, watched, info, config.split, spans):
+        clips.setdefault(clip["clip_id"], clip)
+        texts = clip.pop("given") or captions
+        known = clips[clip["clip_id"]].setdefault("captions", [])
+        known += [text for text in map(asdict, texts) if text not in known]
+    scores = [_score(clip, watched) for clip in clips.values() if clip["status"] == "ok"]
+    for clip in list(clips.values())[:1]:
         clip["seconds"] = time.perf_counter() - began_s
-    return video | {"clips": len(clips), "status": "ok", "reason": ""}, clips
-
-
-class _UnwrittenError(Exception):
-    """A clip's file could not be written."""
+    outcome = {"clips": len(clips), "status": "ok", "reason": ""} | _shots(watched, info, config.split, finder)
+    return video | outcome, list(clips.values()), scores
 
 
 def check_size(size_bytes: int, limits: Limits) -> None:
@@ -90,90 +114,14 @@ def check_size(size_bytes: int, limits: Limits) -> None:
         )
 
 
-def check_limits(info: VideoInfo, limits: Limits) -> None:
-    """Raise VideoError for a video that is too large to be worked on."""
-    pixels = info.width_px * info.height_px
-    for what, value, limit in (
-        (f"frames of {info.width_px}x{info.height_px} = {pixels:,} pixels", pixels, "max_pixels"),
-        (f"{info.duration_s:.1f} s", info.duration_s, "max_duration_s"),
-        (f"{info.frames:,} frames", info.frames, "max_frames"),
-    ):
-        if value > getattr(limits, limit):
-            raise VideoError(f"has {what}, at most {getattr(limits, limit):,} are taken (limits.{limit})")
-
-
-def spans(shots: Sequence[int], info: VideoInfo, split: Split) -> list[Span]:
-    """Clips of a video whose shots begin at these frames: long shots in pieces, short ones left out."""
-    found: list[Span] = []
-    times_s = [*info.times_s, info.duration_s]
-    for first, end in pairwise([*shots, info.frames]):
-        start = first
-        while start < end:
-            rest_s = times_s[end] - times_s[start]
-            if rest_s < split.min_clip_s:
-                break
-            if rest_s <= split.max_clip_s + split.min_clip_s:  # no rest too short to be a clip
-                found.append((start, end))
-                break
-            found.append((start, _frame_at(times_s, start, end, times_s[start] + split.max_clip_s)))
-            start = max(start + 1, _frame_at(times_s, start, end, times_s[start] + split.stride_s))
-    return found
-
-
-def _frame_at(times_s: Sequence[float], start: int, end: int, time_s: float) -> int:
-    """The first frame of start + 1 to end that is not shown before `time_s`."""
-    return next((index for index in range(start + 1, end) if times_s[index] >= time_s - 1e-6), end)
-
-
-def _clips(
-    path: str, file: SourceFile, video_id: str, info: VideoInfo, split: Split | Literal["off"], media: str
-) -> Iterator[Row]:
-    if split == "off":
-        wanted = [(0, info.frames)]
-    else:
-        limit_s = 60 + split.seconds_per_second * info.duration_s
-        shots = read_shots(path, detector=split.detector, threshold=split.threshold, min_shot_s=0.0, timeout_s=limit_s)
-        wanted = spans(shots, info, split)
-    for span in wanted:
-        if span == (0, info.frames):
-            yield _row(file, video_id, 0.0, info.duration_s) | {"path": file.path} | facts(info)
-        elif split != "off":
-            yield _cut(path, file, video_id, info, span, split, media)
-
-
-def _cut(path: str, file: SourceFile, video_id: str, info: VideoInfo, span: Span, split: Split, media: str) -> Row:
-    """Write a clip's file and give its row. Where packets are copied the clip may be shorter than `span`."""
-    times_s = [*info.times_s, info.duration_s]
-    limit_s = 60 + split.seconds_per_second * info.duration_s
-    begin, end = span
-    with tempfile.TemporaryDirectory(prefix="mimir-") as folder:
-        made = os.path.join(folder, "clip.mp4")
-        try:
-            begin, end = cut_clip(path, made, begin, end, mode=split.mode, crf=split.crf, timeout_s=limit_s)
-            outcome = facts(read_info(made, timeout_s=limit_s))
-        except VideoError as error:
-            row = _row(file, video_id, times_s[begin], times_s[end])
-            return row | {"path": file.path} | failure("split", error, file.path)
-        row = _row(file, video_id, times_s[begin], times_s[end])
-        target = join(media, video_id, f"{row['clip_id']}.mp4")
-        try:
-            upload(made, target)
-        except OSError as error:
-            raise _UnwrittenError(f"{target} cannot be written: {error}; make room or choose another --out") from error
-    return row | {"path": target} | outcome
-
-
-def _row(file: SourceFile, video_id: str, start_s: float, end_s: float) -> Row:
-    captions = [{"kind": caption.kind, "text": caption.text} for caption in file.captions]
-    clip_id = content_id(video_id, f"{start_s:.6f}-{end_s:.6f}")
-    identity = {"clip_id": clip_id, "video_id": video_id, "start_s": start_s, "end_s": end_s}
-    identity |= dict.fromkeys(("hdr", "interlaced", "anamorphic", "rotated"), False)
-    return identity | {"captions": captions, "status": "ok", "reason": ""}
-
-
-def facts(info: VideoInfo) -> Row:
-    """What the container says, as columns of `videos` and `clips`."""
-    return {name: getattr(info, name) for name in ("width_px", "height_px", "fps", "frames", "duration_s")}
+def check_pixels(width_px: int, height_px: int, limits: Limits) -> None:
+    """Raise VideoError for frames that are too large to be worked on."""
+    pixels = width_px * height_px
+    if pixels > limits.max_pixels:
+        raise VideoError(
+            f"has frames of {width_px}x{height_px} = {pixels:,} pixels, at most {limits.max_pixels:,} are taken "
+            "(limits.max_pixels)"
+        )
 
 
 def failure(stage: str, error: Exception, path: str) -> Row:
@@ -184,3 +132,103 @@ def failure(stage: str, error: Exception, path: str) -> Row:
         logger.error("%s: %s failed", path, stage, exc_info=error)
         reason = f"{stage}: {type(error).__name__}: {error}"[:500]
     return {"status": "quarantined", "reason": reason, "stage": stage, "error": type(error).__name__}
+
+
+def _looked_for(file: SourceFile, split: Split | Literal["off"]) -> tuple[KnownSpans | ShotSpans, ShotFinder | None]:
+    """Where clips of a file are to be found: in the spans that a list gives, else in its shots, else all over it."""
+    if file.spans:
+        return KnownSpans([(span.start_s, span.end_s) for span in file.spans], in_seconds=True), None
+    if split == "off":
+        return KnownSpans([(0, math.inf)], in_seconds=False), None
+    return ShotSpans(split), ShotFinder(split.detector, split.threshold)
+
+
+def _clips(
+    file: SourceFile,
+    video: Row,
+    watched: Watched,
+    info: VideoInfo,
+    split: Split | Literal["off"],
+    spans: KnownSpans | ShotSpans,
+) -> Iterator[Row]:
+    """Rows of the `split` stage, whose captions are those that its span was `given`."""
+    common = {name: video[name] for name in ("video_id", "path")} | {"size_bytes": info.size_bytes}
+    common |= {"hdr": info.hdr, "anamorphic": info.anamorphic, "rotated": info.rotated} | _facts(info)
+    times_s = [*info.times_s, info.duration_s]
+    found: Sequence[Span | None]
+    if isinstance(spans, KnownSpans):
+        found = spans.found(info.frames)
+    else:
+        assert split != "off"
+        found = shot_spans([0, *watched.cuts], times_s, split)
+    for place, span in enumerate(found):
+        given: tuple[Caption, ...] = file.spans[place].captions if file.spans else ()
+        if span is None:
+            asked = file.spans[place]
+            yield common | _missing(video["video_id"], asked.start_s, asked.end_s, info) | {"given": given}
+        else:
+            yield common | _clip(video["video_id"], span, times_s, info) | {"given": given}
+
+
+def _clip(video_id: str, span: Span, times_s: Sequence[float], info: VideoInfo) -> Row:
+    first, end = span
+    start_s, end_s = times_s[first], times_s[end]
+    return {
+        "clip_id": _clip_id(video_id, start_s, end_s),
+        "start_s": start_s,
+        "end_s": end_s,
+        "first_frame": first,
+        "frames": end - first,
+        "times_s": [time_s - start_s for time_s in times_s[first:end]],
+        "duration_s": end_s - start_s,
+        "fps": mean_fps(end - first, end_s - start_s, Fraction(info.fps)),
+        "status": "ok",
+        "reason": "",
+    }
+
+
+def _missing(video_id: str, start_s: float, end_s: float, info: VideoInfo) -> Row:
+    """The row of a span in which no frame of the video begins."""
+    asked = f"{start_s:g} to {end_s:g} s" if math.isfinite(end_s) else f"{start_s:g} s to the end"
+    why = f"no frame begins in the span {asked} that the list gives; the video lasts {info.duration_s:.2f} s"
+    return {
+        "clip_id": _clip_id(video_id, start_s, end_s),
+        "start_s": start_s,
+        "end_s": end_s,
+        "status": "quarantined",
+        "reason": f"split: {why}: mend the list",
+        "stage": "split",
+        "error": "NoFrames",
+    }
+
+
+def _clip_id(video_id: str, start_s: float, end_s: float) -> str:
+    return content_id(video_id, f"{start_s:.6f}-{end_s:.6f}")
+
+
+def _score(clip: Row, watched: Watched) -> Row:
+    """The row of `measure` for a clip; its time is counted with the pass."""
+    first = clip["first_frame"]
+    scores = asdict(watched.meter.scores(first, first + clip["frames"]))
+    return {"clip_id": clip["clip_id"], "decoder": "pyav", "seconds": 0.0, "status": "ok", "reason": ""} | scores
+
+
+def _facts(info: VideoInfo) -> Row:
+    """Columns that `videos` and `clips` share and that are the same for both."""
+    return {name: getattr(info, name) for name in ("width_px", "height_px", "fps", "duration_s", "interlaced")}
+
+
+def _shots(watched: Watched, info: VideoInfo, split: Split | Literal["off"], finder: ShotFinder | None) -> Row:
+    """How many shots a video has, and how many are too short to be clips; the reason where all of them are."""
+    if finder is None or split == "off":
+        return {}
+    times_s = [*info.times_s, info.duration_s]
+    bounds = [0, *watched.cuts, info.frames]
+    lasting_s = [times_s[end] - times_s[first] for first, end in zip(bounds, bounds[1:], strict=False)]
+    short = sum(lasts_s < split.min_clip_s for lasts_s in lasting_s)
+    row: Row = {"shots": len(lasting_s), "short_shots": short}
+    if short == len(lasting_s):
+        which = "its only shot" if short == 1 else f"the longest of its {short} shots"
+        reason = f"{which} lasts {max(lasting_s):.2f} s, at least {split.min_clip_s:g} s are needed (split.min_clip_s)"
+        row |= {"status": "rejected", "rule": "shot_length", "reason": reason}
+    return row

@@ -1,6 +1,6 @@
 """What is done to a shard, stage after stage. Each function is safe to repeat, and only names pass between them.
 
-`split` makes the clips, every stage of `scoring_stages` scores them, and `judge` alone applies thresholds.
+`split` finds the clips and measures them on the way, every stage of `scoring_stages` scores them, and `judge` alone applies thresholds.
 """
 
 import pickle
@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from mimir_ray.config import Config, UserError
 from mimir_ray.curation.config import AgreementConfig, CurationConfig, Measures, RecaptionConfig, WatermarkConfig
-from mimir_ray.curation.discover import SourceFile
 from mimir_ray.curation.heirs import inherit
 from mimir_ray.curation.models.config import LIKELIEST_TOKENS
 from mimir_ray.curation.rules import Rules, shortfalls
+from mimir_ray.curation.sources import SourceFile
 from mimir_ray.curation.split import failure, split_files
 from mimir_ray.curation.tables import (
     Row,
@@ -27,7 +28,6 @@ from mimir_ray.curation.tables import (
 )
 from mimir_ray.curation.verdict import caption_rows, verdict
 from mimir_ray.dataflow import ActorPool, Work
-from mimir_ray.storage import join
 from mimir_ray.vllm import EngineConfig
 
 if TYPE_CHECKING:
@@ -110,13 +110,16 @@ def _engine(name: str, asked: WatermarkConfig | RecaptionConfig, config: Curatio
 
 
 def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, Any]:
-    """Commit the shard's files to `videos`, their clips to the table of the split stage, and scores known of them."""
+    """Commit the shard's files to `videos`, their clips and what was measured on the way to the tables of those stages,
+    and other scores that are known of them.
+    """
     shard, table = row["shard"], stage_table(out, "split")
     if not table.has(shard):
         files: list[SourceFile] = pickle.loads(row["files"])
-        videos, clips = split_files(files, config, join(out, "media"))
-        commit(outcome_table(out, "videos"), shard, videos)
-        commit(table, shard, clips)
+        made = split_files(files, config)
+        commit(stage_table(out, "measure"), shard, made.scores)
+        commit(outcome_table(out, "videos"), shard, made.videos)
+        commit(table, shard, made.clips)
     inherit(out, shard, row["before"], [stage.name for stage in scoring_stages(config)])
     return {"shard": shard}
 
@@ -138,11 +141,18 @@ def score(
     committed = table.has(shard)
     if clips or not committed:
         done = rows_of(table, shard) if committed else []
-        size = stage.pool.batch if stage.pool else 1
-        batches = [clips[start : start + size] for start in range(0, len(clips), size)]
+        batches = _batches(clips, stage.pool.batch) if stage.pool else _by_file(clips)
         scored = [scored for batch in batches for scored in _scored(batch, stage, scorer)]
         commit(table, shard, [*done, *scored])
     return {"shard": shard}
+
+
+def _batches(clips: Sequence[Row], size: int) -> list[Sequence[Row]]:
+    return [clips[start : start + size] for start in range(0, len(clips), size)]
+
+
+def _by_file(clips: Sequence[Row]) -> list[Sequence[Row]]:
+    return [list(members) for _, members in groupby(clips, key=lambda clip: str(clip["path"]))]
 
 
 def load_score(out: str, stage: Stage, before: Sequence[str], rules: Rules) -> Work:
@@ -172,9 +182,9 @@ def _of(clip: Row) -> Row:
 
 
 def _measuring(config: CurationConfig) -> Scorer:
-    from mimir_ray.curation.measure import measure_clip
+    from mimir_ray.curation.measure import measure_clips
 
-    return lambda clips: [measure_clip(clip, config) for clip in clips]
+    return partial(measure_clips, config=config)
 
 
 def _modelling(name: str, config: CurationConfig) -> Scorer:

@@ -16,8 +16,9 @@ def stills(clip: Row) -> list[bytes]:
     from PIL import Image
 
     last = clip["frames"] - 1
+    span = clip["first_frame"], clip["first_frame"] + clip["frames"]
     with local_copy(clip["path"]) as path:
-        read = read_frames(path, [0, last // 2, last], timeout_s=TIMEOUT_S, short_side_px=MAX_HEIGHT_PX)
+        read = read_frames(path, [0, last // 2, last], span=span, timeout_s=TIMEOUT_S, short_side_px=MAX_HEIGHT_PX)
     made = []
     for frame_HWC in read.frames:
         picture = Image.fromarray(frame_HWC)

@@ -1,6 +1,6 @@
 """What became of the inputs, as a value and as a table to print."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow.compute as pc
 from rich.console import Group
@@ -31,6 +31,14 @@ class CurationSummary(Config):
     """Shards that an earlier run had finished."""
     seconds: float
     """Wall time of this run."""
+    shots: int = 0
+    """Of all videos that were cut."""
+    short_shots: int = 0
+    """Those too short for a clip."""
+    unreadable_captions: int = 0
+    """Those rejected because their bytes were not UTF-8."""
+    notes: tuple[str, ...] = ()
+    """What was found beside the videos and not taken, a sentence a kind; `sources.json` has the paths."""
 
     @property
     def clips_per_s(self) -> float:
@@ -39,8 +47,8 @@ class CurationSummary(Config):
         return done / self.seconds if self.seconds else 0.0
 
 
-def summarise(out: str, shards_reused: int, seconds: float) -> CurationSummary:
-    """Count the finished tables under `out`, shard by shard."""
+def summarise(out: str, shards_reused: int, seconds: float, notes: Iterable[str] = ()) -> CurationSummary:
+    """Count the finished tables under `out`, shard by shard; `notes` are those of the search for videos."""
     clips = outcome_table(out, "clips")
     found = account(clips, "rule")
     order = dict.fromkeys([*(rule.name for rule in RULES), *sorted(found.rejected)])
@@ -51,7 +59,17 @@ def summarise(out: str, shards_reused: int, seconds: float) -> CurationSummary:
         shards=len(clips.shards()),
         shards_reused=shards_reused,
         seconds=seconds,
+        shots=_sum(out, "shots"),
+        short_shots=_sum(out, "short_shots"),
+        unreadable_captions=outcome_table(out, "captions").count(["rule"])[("not_text",)],
+        notes=tuple(notes),
     )
+
+
+def _sum(out: str, column: str) -> int:
+    """Over all videos."""
+    counts = outcome_table(out, "videos").count([column])
+    return sum((value or 0) * rows for (value,), rows in counts.items())
 
 
 def losses(out: str) -> Iterator[Loss]:
@@ -63,7 +81,7 @@ def losses(out: str) -> Iterator[Loss]:
 
 
 def render(summary: CurationSummary) -> Group:
-    """The summary as a rich table, and a line on the time."""
+    """The summary as a rich table, lines on what it does not count, and one on the time."""
     rejected = {rule.replace("_", " "): count for rule, count in summary.clips.rejected.items()}
     clips = summary.clips.model_copy(update={"rejected": rejected})
     table = render_accounts("Curation", {"files": (summary.files, "read"), "clips": (clips, "kept")})
@@ -71,4 +89,14 @@ def render(summary: CurationSummary) -> Group:
     said += f"{summary.clips_per_s:,.0f} clips/s"
     if summary.shards_reused == summary.shards:
         said = "all of it was there before"
-    return Group(table, Text(f"{summary.seconds:.1f} s; {said}"))
+    return Group(table, *map(Text, _remarks(summary)), Text(f"{summary.seconds:.1f} s; {said}"))
+
+
+def _remarks(summary: CurationSummary) -> Iterator[str]:
+    """What the accounts do not say."""
+    if summary.short_shots:
+        short, shots = summary.short_shots, summary.shots
+        yield f"{short:,} of {shots:,} shots are shorter than curation.split.min_clip_s and became no clip"
+    if summary.unreadable_captions:
+        yield f"{summary.unreadable_captions:,} captions are not UTF-8 and are not used: save their files as UTF-8"
+    yield from summary.notes

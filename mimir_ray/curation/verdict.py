@@ -7,13 +7,14 @@ from mimir_ray.curation.caption_rules import CaptionRules, caption_shortfalls
 from mimir_ray.curation.captions import captions_of
 from mimir_ray.curation.rules import Rules, is_number, missing, shortfalls
 from mimir_ray.curation.shortfall import Shortfall
+from mimir_ray.curation.sources.file import NOT_TEXT
 from mimir_ray.curation.tables import Row
 
 
 def caption_rows(clip: Row, rules: CaptionRules | Literal["off"], stages: Sequence[str]) -> list[Row]:
     """Rows of `captions` for a clip that `stages` have scored, each judged by itself.
 
-    A caption that falls short of no rule but lacks the score that `agreement` should have given is quarantined.
+    What is not text is rejected whatever the rules are. A caption that falls short of no rule but lacks the score that `agreement` should have given is quarantined.
     """
     captions = captions_of(clip)
     scores: Sequence[float | None] = clip.get("caption_scores") or []
@@ -23,7 +24,10 @@ def caption_rows(clip: Row, rules: CaptionRules | Literal["off"], stages: Sequen
     for caption, given in zip(captions, scores, strict=True):
         score = given if is_number(given) else None
         row = {"clip_id": clip["clip_id"], "clip_score": score, "rule": "", "status": "ok", "reason": ""} | caption
-        if rules != "off" and caption["kind"] in rules.kinds:
+        if NOT_TEXT.search(caption["text"]):
+            reason = "has marks (U+FFFD) in place of what was not UTF-8: save the file that it comes from as UTF-8"
+            row |= {"status": "rejected", "rule": "not_text", "reason": reason}
+        elif rules != "off" and caption["kind"] in rules.kinds:
             if missed := caption_shortfalls(caption["text"], rules, score)[:1]:
                 row |= {"status": "rejected", "rule": missed[0].rule, "reason": missed[0].reason}
             elif score is None and "agreement" in stages:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.generation.config import GenerationConfig
+from mimir_ray.jsonl import decode, json_value, text_lines
 from mimir_ray.records import GenerationRequest
 from mimir_ray.storage import content_id, exists, filesystem, parent, read_bytes
 
@@ -134,26 +134,19 @@ def _rows(uri: str, suffix: str) -> Iterator[tuple[int, str, dict[str, Any] | st
     if suffix == ".parquet":
         yield from _parquet_rows(uri)
         return
-    try:
-        text = read_bytes(uri).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{uri} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    data = read_bytes(uri)
     if suffix == ".csv":
-        yield from _csv_rows(uri, text)
+        yield from _csv_rows(uri, decode(data, uri))
         return
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.strip()
-        if line and suffix == ".txt":
-            yield number, line, {"prompt": line}
-        elif line:
-            yield number, line, _json_row(line)
+    for number, line in text_lines(data, uri):
+        yield number, line, {"prompt": line} if suffix == ".txt" else _json_row(line, f"line {number}")
 
 
-def _json_row(line: str) -> dict[str, Any] | str:
+def _json_row(line: str, where: str) -> dict[str, Any] | str:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        return f"not JSON: {error}"
+        row = json_value(line, where)
+    except UserError as error:
+        return str(error)
     return row if isinstance(row, dict) else 'not a JSON object; write {"prompt": "..."}'
 
 

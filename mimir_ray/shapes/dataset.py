@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mimir_ray.config import UserError
+from mimir_ray.jsonl import text_lines
 from mimir_ray.shapes.language import long_caption, short_caption
 from mimir_ray.shapes.world import CLIP_FPS, CLIP_FRAMES, Scene, count_scene, motion_scene, render, sample_scene
 from mimir_ray.video.write import write_mp4
@@ -53,7 +54,7 @@ def render_corpus(out: str | Path, clips: int, seed: int = 0, workers: int | Non
 
 def _write_captions(file: Path, lines: list[str]) -> None:
     """Written before the clips, so that it tells whose they are."""
-    there = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    there = [line for _, line in text_lines(file.read_bytes(), str(file))] if file.exists() else []
     if there[: len(lines)] != lines[: len(there)] or len(there) > len(lines):
         raise UserError(
             f"{file.parent} holds another corpus, of {len(there)} clips: choose another folder, remove it, or give the "

@@ -11,8 +11,10 @@ What is pending is what is not there, so a stage that was killed continues with 
 
 from mimir_ray.storage.accounts import Account, account, render_accounts
 from mimir_ray.storage.ahead import READERS, ahead
+from mimir_ray.storage.archives import Member, member_of, members
 from mimir_ray.storage.buckets import bucket_of, predecessors, shard_name
 from mimir_ray.storage.files import (
+    LatestCopy,
     absolute,
     below,
     content_id,
@@ -37,7 +39,9 @@ __all__ = [
     "READERS",
     "Account",
     "AccountingError",
+    "LatestCopy",
     "Manifest",
+    "Member",
     "Shard",
     "Table",
     "absolute",
@@ -53,6 +57,8 @@ __all__ = [
     "list_files",
     "local_copy",
     "located",
+    "member_of",
+    "members",
     "parent",
     "predecessors",
     "read_bytes",

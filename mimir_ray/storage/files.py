@@ -1,4 +1,7 @@
-"""Locations and files on any file system: a plain path, ``file://``, ``s3://``, ``gs://`` or any of fsspec's."""
+"""Locations and files on any file system: a plain path, ``file://``, ``s3://``, ``gs://`` or any of fsspec's.
+
+A member of a tar archive is a location as well, see ``archives``: it can be read like any other, and not written.
+"""
 
 import hashlib
 import json
@@ -7,7 +10,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from mimir_ray.config import UserError
+from mimir_ray.storage.archives import member_of, open_archive
 
 _NATIVE = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"}
 _PUT_IS_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
@@ -28,6 +32,8 @@ def absolute(uri: str | os.PathLike[str]) -> str:
     text = os.fspath(uri)
     if not text:
         raise UserError("the location is empty; name a directory such as runs/first or s3://bucket/prefix")
+    if member := member_of(text):
+        return member._replace(archive=absolute(member.archive)).location
     if text.startswith("file://"):
         text = url2pathname(text.removeprefix("file://").removeprefix("localhost"))
     return text if _split(text) else str(Path(os.path.abspath(os.path.expanduser(text))))
@@ -36,6 +42,9 @@ def absolute(uri: str | os.PathLike[str]) -> str:
 def join(uri: str | os.PathLike[str], *parts: str) -> str:
     """``uri`` with ``parts`` below it; options such as ``?endpoint_override=...`` stay at the end."""
     text = os.fspath(uri)
+    if member := member_of(text):
+        inside = "/".join([member.name, *(part.strip("/") for part in parts if part.strip("/"))])
+        return f"tar://{inside}::{member.archive}" if inside != member.name else text
     query = _options(text)
     base = text.removesuffix(query)
     below = [part.strip("/") for part in parts if part.strip("/")]
@@ -47,9 +56,12 @@ def join(uri: str | os.PathLike[str], *parts: str) -> str:
 def parent(uri: str | os.PathLike[str]) -> tuple[str, str]:
     """The folder that a location lies in, and its name there; options stay with the folder. The top has no name.
 
-    A relative path is taken from the working directory.
+    A relative path is taken from the working directory. The folder of a member is one in its archive, or the archive.
     """
     text = os.fspath(uri)
+    if member := member_of(text):
+        inside, _, name = member.name.rpartition("/")
+        return f"tar://{inside}::{member.archive}" if inside else member.archive, name
     match = _split(text)
     if match is None:
         text = os.path.abspath(text)
@@ -82,6 +94,8 @@ def _options(uri: str) -> str:
 def filesystem(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
     """The file system of a location and the path in it. Raises UserError for a protocol that nothing here can open."""
     text = absolute(uri)
+    if member := member_of(text):
+        return open_archive(*filesystem(member.archive), member.archive), text
     match = _split(text)
     if match is None:
         return pafs.LocalFileSystem(), text
@@ -213,9 +227,26 @@ def local_copy(uri: str | os.PathLike[str]) -> Iterator[str]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="mimir-") as folder:
-        copy = os.path.join(folder, "copy" + os.path.splitext(path)[1])
+        copy = os.path.join(folder, "copy" + os.path.splitext(parent(uri)[1])[1])
         pafs.copy_files(path, copy, source_filesystem=system)
         yield copy
+
+
+class LatestCopy:
+    """Local copies of files, of which the last one is kept: clips of a film are read one after another."""
+
+    def __init__(self) -> None:
+        self._kept = ExitStack()
+        self._uri = self._path = ""
+
+    def of(self, uri: str) -> str:
+        """What `local_copy` gives, until another file is asked for. Raises what that raises."""
+        if uri != self._uri:
+            self._kept.close()
+            self._uri = ""
+            self._path = self._kept.enter_context(local_copy(uri))
+            self._uri = uri
+        return self._path
 
 
 def read_json(uri: str | os.PathLike[str]) -> Any:

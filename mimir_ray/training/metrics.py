@@ -1,11 +1,14 @@
 """metrics.jsonl: one line of JSON per interval of steps, on any file system."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
 
+from mimir_ray.config import UserError
+from mimir_ray.jsonl import json_lines
 from mimir_ray.storage import absolute, exists, filesystem, read_bytes, write_bytes
 
 Row = dict[str, Any]
@@ -22,12 +25,9 @@ def read_metrics(uri: str) -> list[Row]:
     """The lines written so far; a line that a kill cut short is passed over."""
     if not exists(uri):
         return []
-    rows = []
-    for line in read_bytes(uri).splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    rows: list[Row] = []
+    with suppress(UserError):
+        rows.extend(row for _, row in json_lines(read_bytes(uri), uri))
     return rows
 
 

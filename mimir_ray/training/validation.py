@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mimir_ray.config import UserError
 from mimir_ray.generation.config import GenerationConfig
+from mimir_ray.jsonl import json_lines
 from mimir_ray.storage import exists, join, list_files, parent, read_bytes, write_bytes
 from mimir_ray.training.config import TrainingConfig, ValidationConfig
 from mimir_ray.training.run import checkpoint_name
@@ -108,7 +109,7 @@ def read_validations(out: str) -> list[Validation]:
 
 def _read(index: str) -> Validation:
     folder = parent(index)[0]
-    samples = tuple(Sample(**json.loads(row)) for row in read_bytes(index).splitlines())
+    samples = tuple(Sample(**row) for _, row in json_lines(read_bytes(index), index))
     return Validation(int(parent(folder)[1].removeprefix("step-")), folder, samples)
 
 

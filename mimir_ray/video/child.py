@@ -1,7 +1,8 @@
 """The decoding process: `python -m mimir_ray.video.child`. It serves `mimir_ray.video.read` until its input closes.
 
-A request is one line of JSON; an answer is one line of JSON, followed by the frames' bytes where there are any.
-The kernel's alarm ends the process when a request takes too long, even when the parent is gone and the decoder spins.
+A request is one line of JSON; an answer is one line of JSON, followed by the frames' bytes where there are any. A scan
+has an answer a frame. The kernel's alarm ends the process when an answer takes too long, even when the parent is gone
+and the decoder spins.
 """
 
 import contextlib
@@ -10,17 +11,19 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimir_ray.video.cut import cut
-from mimir_ray.video.decode import FramesFHWC, decord_suits, fit, with_decord, with_pyav
+from mimir_ray.video.decode import Cursor, FramesFHWC, decord_suits, fit, no_such_frame, with_decord
 from mimir_ray.video.errors import VideoError
-from mimir_ray.video.probe import VideoInfo, probe
-from mimir_ray.video.shots import find_shots
+from mimir_ray.video.probe import Index, VideoInfo, index, probe
+from mimir_ray.video.scan import Promise, Shown, View, scan
 
 ALARM_GRACE_S = 2.0  # the parent ends the child first; this is for a parent that died
 
@@ -47,40 +50,59 @@ def main() -> None:
 
 def answer(answers: IO[bytes], request: dict[str, Any]) -> None:
     """Serve one request and write its answer. Only VideoError and lack of memory are answers; the rest is a crash."""
-    frames_FHWC: FramesFHWC = np.empty((0, 0, 0, 3), np.uint8)
-    reply: dict[str, Any]
     try:
-        path = request["path"]
-        info = facts(path, mtime_ns(path))
-        match request["job"]:
-            case "probe":
-                reply = {"info": asdict(info)}
-            case "shots":
-                reply = {"shots": find_shots(path, info, **request["how"])}
-            case "cut":
-                reply = {"span": cut(path, request["out"], info, **request["how"])}
-            case _:
-                frames_FHWC, decoder = read(request, info)
-                reply = {"shape": frames_FHWC.shape, "decoder": decoder}
+        for reply, arrays in served(request):
+            send(answers, reply, arrays)
+            signal.setitimer(signal.ITIMER_REAL, request["timeout_s"] + ALARM_GRACE_S)
     except VideoError as error:
-        reply = {"error": str(error)}
+        send(answers, {"error": str(error)})
     except MemoryError:
-        reply = {"error": "needs more memory than a decoder may take"}
-    answers.write(json.dumps(reply).encode() + b"\n")
-    answers.write(frames_FHWC.data)
-    answers.flush()
+        send(answers, {"error": "needs more memory than a decoder may take"})
 
 
-def read(request: dict[str, Any], info: VideoInfo) -> tuple[FramesFHWC, str]:
+Reply = tuple[dict[str, Any], Sequence[NDArray[np.uint8]]]
+
+
+def served(request: dict[str, Any]) -> Iterator[Reply]:
+    """The answer, or the answers, to a request."""
+    path, modified = request["path"], mtime_ns(request["path"])
+    match request["job"]:
+        case "probe":
+            yield {"info": asdict(facts(path, modified))}, ()
+        case "scan":
+            yield from scanned(path, [View(*view) for view in request["views"]])
+        case "cut":
+            yield (
+                {"span": cut(path, request["out"], facts(path, modified), indexed(path, modified), **request["how"])},
+                (),
+            )
+        case _:
+            frames_FHWC, decoder = read(request, indexed(path, modified), modified)
+            yield {"decoder": decoder}, (frames_FHWC,)
+
+
+def scanned(path: str, views: Sequence[View]) -> Iterator[Reply]:
+    """A promise, frame after frame, and the facts."""
+    for found in scan(path, views):
+        match found:
+            case Shown():
+                yield {"time_s": found.time_s}, found.pictures
+            case Promise():
+                yield {"promise": asdict(found)}, ()
+            case VideoInfo():
+                yield {"info": asdict(found)}, ()
+
+
+def read(request: dict[str, Any], index: Index, modified_ns: int) -> tuple[FramesFHWC, str]:
     """Frames by decord where it is exact and wanted, by PyAV otherwise."""
-    path, indices = request["path"], request["indices"]
-    if indices and indices[-1] >= info.frames:
-        raise VideoError(f"frame {indices[-1]} was asked for; the video has frames 0 to {info.frames - 1}")
-    width_px, height_px = fit(info, request["short_side_px"])
-    if request["decord"] and decord_suits(info):
+    path, indices, span = request["path"], request["indices"], request["span"]
+    if not index.odd and indices[-1] >= len(index.starts):
+        raise no_such_frame(indices[-1], len(index.starts))
+    width_px, height_px = fit(index.look.width_px, index.look.height_px, request["short_side_px"])
+    if request["decord"] and not span and decord_suits(index):
         with contextlib.suppress(VideoError):
-            return with_decord(path, info, indices, width_px, height_px), "decord"
-    return with_pyav(path, info, indices, width_px, height_px), "pyav"
+            return with_decord(path, index, indices, width_px, height_px), "decord"
+    return cursor(path, modified_ns).read(indices, span and tuple(span), width_px, height_px), "pyav"
 
 
 def mtime_ns(path: str) -> int:
@@ -93,8 +115,36 @@ def mtime_ns(path: str) -> int:
 
 @lru_cache(maxsize=1)
 def facts(path: str, modified_ns: int) -> VideoInfo:
-    """`probe`, once for the reads that follow it."""
+    """`probe`, once for the cuts that follow it."""
     return probe(path)
+
+
+@lru_cache(maxsize=1)
+def indexed(path: str, modified_ns: int) -> Index:
+    """`index`, once for the reads that follow it."""
+    return index(path)
+
+
+def cursor(path: str, modified_ns: int) -> Cursor:
+    """The place in a file that was reached by the read before, or at its start: clips of a file are read forward."""
+    global _cursor
+    if _cursor is None or _cursor[:2] != (path, modified_ns):
+        if _cursor is not None:
+            _cursor[2].close()
+        _cursor = path, modified_ns, Cursor(path, indexed(path, modified_ns))
+    return _cursor[2]
+
+
+_cursor: tuple[str, int, Cursor] | None = None
+
+
+def send(answers: IO[bytes], reply: dict[str, Any], arrays: Sequence[NDArray[np.uint8]] = ()) -> None:
+    """Write an answer: its line, and then the bytes of its arrays."""
+    shapes = [array.shape for array in arrays]
+    answers.write(json.dumps({**reply, "shapes": shapes}).encode() + b"\n")
+    for array in arrays:
+        answers.write(np.ascontiguousarray(array).data)
+    answers.flush()
 
 
 if __name__ == "__main__":

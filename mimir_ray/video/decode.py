@@ -1,79 +1,68 @@
-"""Two decoders behind one signature: the frames at given indices, in display order, as RGB.
+"""Frames of a file as RGB, as a viewer sees them: those at given indices, or all of them once, in order.
 
-Both run in the calling process and may take it down with them; `mimir_ray.video.read` runs them in a child.
+It runs in the calling process, which a decoder may take down; `mimir_ray.video.read` runs it in a child.
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
 
 import av
-import av.error
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from mimir_ray.video.errors import VideoError
-from mimir_ray.video.probe import OPEN_OPTIONS, VideoInfo, video_stream
+from mimir_ray.video.probe import Index
+from mimir_ray.video.source import DECODE_ERRORS, decoded, opened
+from mimir_ray.video.view import Painter, deinterlaced
 
 FramesFHWC = NDArray[np.uint8]
+Span = tuple[int, int]
+"""A clip's first frame in its file, and the first one after it."""
 
 EQUAL_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
 """Formats in which the two decoders' RGB is equal to the byte; 10-bit differs at chroma edges."""
 UNKNOWN_TO_DECORD = frozenset({"av1"})  # decord 0.6 carries an FFmpeg of 2020
 BLOCK_FRAMES = 16
-DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
-"""What PyAV raises where a file is damaged."""
 
 
-def decord_suits(info: VideoInfo) -> bool:
+def decord_suits(index: Index) -> bool:
     """Whether decord returns the frames that were asked for, equal to PyAV's.
 
-    Its seeks are silently off by some frames in open-GOP streams and in containers without presentation times, and it
-    fails on rotated ones.
+    Of two streams it takes another one than players; its seeks are silently off by some frames in open-GOP streams and
+    in containers without presentation times; it knows neither mirrors nor pixels that are not square nor HDR nor what
+    players assume of large untagged frames, and fails on rotated ones.
     """
-    plain = info.seekable and info.rotation_deg == 0 and info.pixel_format in EQUAL_PIXEL_FORMATS
-    return plain and info.codec not in UNKNOWN_TO_DECORD
+    look = index.look
+    upright = not (look.pose.transposed or look.pose.right_to_left or look.pose.upside_down)
+    plain = look.plain and not look.matrix_assumed
+    shape = upright and look.pixel_aspect == 1 and not look.interlaced and look.streams == 1
+    known = look.codec not in UNKNOWN_TO_DECORD and look.pixel_format in EQUAL_PIXEL_FORMATS
+    return index.seekable and shape and plain and known
 
 
-def fit(info: VideoInfo, short_side_px: int | None) -> tuple[int, int]:
+def fit(width_px: int, height_px: int, short_side_px: int | None) -> tuple[int, int]:
     """Width and height of frames whose short side is at most `short_side_px`; never larger than they are."""
-    short = min(info.width_px, info.height_px)
+    short = min(width_px, height_px)
     if short_side_px is None or short <= short_side_px:
-        return info.width_px, info.height_px
-    return round(info.width_px * short_side_px / short), round(info.height_px * short_side_px / short)
+        return width_px, height_px
+    return round(width_px * short_side_px / short), round(height_px * short_side_px / short)
 
 
-def quarter_turns(info: VideoInfo) -> int:
-    """How often `np.rot90` has to turn a stored frame for it to be upright."""
-    return info.rotation_deg // 90 % 4
-
-
-def as_stored(info: VideoInfo, width_px: int, height_px: int) -> tuple[int, int]:
-    """Width and height, before rotation, of frames that are `width_px` x `height_px` upright."""
-    return (height_px, width_px) if quarter_turns(info) % 2 else (width_px, height_px)
-
-
-@contextmanager
-def opened(path: str) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
-    """A file and its video stream, to be decoded by one thread. Raises VideoError and DECODE_ERRORS."""
-    with av.open(path, options=OPEN_OPTIONS, metadata_errors="replace") as container:
-        stream = video_stream(container)
-        stream.thread_count = 1
-        yield container, stream
-
-
-def damaged(seen: int, info: VideoInfo, error: Exception) -> VideoError:
+def damaged(seen: int, error: Exception) -> VideoError:
     """The error for a video of which `seen` frames could be decoded before one could not."""
-    return VideoError(f"damaged: decoding stops at frame {seen} of {info.frames} ({error})")
+    return VideoError(f"damaged: decoding stops at frame {seen} ({error})")
 
 
-def cut_off(seen: int, info: VideoInfo) -> VideoError:
-    """The error for a video that ends after `seen` frames."""
-    return VideoError(f"cut off: only {seen} of {info.frames} frames can be decoded")
+def no_such_frame(index: int, frames: int) -> VideoError:
+    """The error for an index beyond the last frame."""
+    return VideoError(f"frame {index} was asked for; the video has frames 0 to {frames - 1}")
 
 
-def with_decord(path: str, info: VideoInfo, indices: Sequence[int], width_px: int, height_px: int) -> FramesFHWC:
+def with_decord(path: str, index: Index, indices: Sequence[int], width_px: int, height_px: int) -> FramesFHWC:
     """Frames at ascending `indices`, scaled to `width_px` x `height_px`. Raises VideoError; may crash, may hang."""
     os.environ.setdefault("DECORD_EOF_RETRY_MAX", "2048")
     os.environ.setdefault("DECORD_REWIND_RETRY_MAX", "4")
@@ -81,12 +70,12 @@ def with_decord(path: str, info: VideoInfo, indices: Sequence[int], width_px: in
         import decord
     except ImportError as error:
         raise VideoError("decord is not installed") from error
-    size = (-1, -1) if (width_px, height_px) == (info.width_px, info.height_px) else (width_px, height_px)
+    size = (-1, -1) if (width_px, height_px) == (index.look.width_px, index.look.height_px) else (width_px, height_px)
     frames_FHWC: FramesFHWC = np.empty((len(indices), height_px, width_px, 3), np.uint8)
     try:
         reader = decord.VideoReader(path, ctx=decord.cpu(0), width=size[0], height=size[1], num_threads=1)
-        if len(reader) != info.frames:
-            raise VideoError(f"decord opens {len(reader)} of {info.frames} frames")
+        if len(reader) != len(index.starts):
+            raise VideoError(f"decord opens {len(reader)} of {len(index.starts)} frames")
         for start in range(0, len(indices), BLOCK_FRAMES):
             block = indices[start : start + BLOCK_FRAMES]
             frames_FHWC[start : start + len(block)] = reader.get_batch(list(block)).asnumpy()
@@ -97,23 +86,128 @@ def with_decord(path: str, info: VideoInfo, indices: Sequence[int], width_px: in
     return frames_FHWC
 
 
-def with_pyav(path: str, info: VideoInfo, indices: Sequence[int], width_px: int, height_px: int) -> FramesFHWC:
-    """Frames at ascending `indices`, scaled to `width_px` x `height_px`, decoded from the start. Raises VideoError."""
-    frames_FHWC: FramesFHWC = np.empty((len(indices), height_px, width_px, 3), np.uint8)
-    stored = as_stored(info, width_px, height_px)
-    reformatter = VideoReformatter()  # one for all frames: it keeps the conversion tables
-    filled = seen = 0
-    try:
-        with opened(path) as (container, stream):
-            for seen, frame in enumerate(container.decode(stream), start=1):
-                while filled < len(indices) and indices[filled] == seen - 1:
-                    rgb = reformatter.reformat(frame, *stored, format="rgb24").to_ndarray()
-                    frames_FHWC[filled] = np.rot90(rgb, quarter_turns(info))
-                    filled += 1
-                if filled == len(indices):
-                    break
-    except DECODE_ERRORS as error:
-        raise damaged(seen, info, error) from error
-    if filled < len(indices):
-        raise cut_off(seen, info)
-    return frames_FHWC
+class Cursor:
+    """A place in a video. Frames are read from it forward, or from a keyframe where one lies nearer to what is wanted.
+
+    Frames are known by their times after a seek, and counted from the start where their times do not tell.
+    """
+
+    def __init__(self, path: str, index: Index) -> None:
+        self._path, self._index = path, index
+        number = {pts: number for number, pts in enumerate(index.starts)}
+        self._keys = [] if index.odd else sorted(number[pts] for pts in index.keys)
+        self._stack = ExitStack()
+        self._frames: Iterator[av.VideoFrame] | None = None
+        self._next = 0
+        self._painter = Painter()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stack.close()
+        self._frames = None
+
+    def read(self, indices: Sequence[int], span: Span | None, width_px: int, height_px: int) -> FramesFHWC:
+        """Frames at ascending `indices`, scaled to `width_px` x `height_px`; interlaced ones are made whole from the
+        frames of `span`, or of the file, alone. Raises VideoError.
+        """
+        frames_FHWC: FramesFHWC = np.empty((len(indices), height_px, width_px, 3), np.uint8)
+        pose = self._index.look.pose
+        frames = self._whole(indices, span) if self._index.odd else self._plain(indices)
+        for place, frame in enumerate(frames):
+            frames_FHWC[place] = self._painter.paint(frame, pose, width_px, height_px, "rgb24")
+        return frames_FHWC
+
+    def stored(self, span: Span) -> Iterator[av.VideoFrame]:
+        """The decoded frames of a span, in order and deinterlaced. Raises VideoError."""
+        return self._whole(range(*span), span)
+
+    def _plain(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """The frames at `indices`, by way of keyframes; from the first interlaced one on all that lie between."""
+        for place, index in enumerate(indices):
+            frame = self._at(index)
+            if frame.interlaced_frame:
+                yield from self._whole(indices[place:], None)
+                return
+            yield frame
+
+    def _whole(self, indices: Sequence[int], span: Span | None) -> Iterator[av.VideoFrame]:
+        """The frames at `indices`, from all those of the span up to the one after the last of them."""
+        first, end = span or (0, indices[-1] + 2)
+        last = min(end, indices[-1] + 2)
+        wanted, frames = iter(indices), deinterlaced(self._run(first, last, indices[-1]), self._index.time_base)
+        index = next(wanted)
+        for number, frame in enumerate(frames, first):
+            if number == index:
+                yield frame
+                if (following := next(wanted, None)) is None:
+                    return
+                index = following
+
+    def _run(self, first: int, end: int, needed: int) -> Iterator[av.VideoFrame]:
+        """Frames [first, end), and no error for those after `needed` that are not there."""
+        for index in range(first, end):
+            try:
+                yield self._at(index)
+            except VideoError:
+                if index > needed:
+                    return
+                raise
+
+    def _at(self, index: int) -> av.VideoFrame:
+        """The frame at an index."""
+        if not self._index.odd and index >= len(self._index.starts):
+            raise no_such_frame(index, len(self._index.starts))
+        place = bisect_right(self._keys, index)
+        key = self._keys[place - 1] if place else 0
+        there = self._frames is not None and key <= self._next <= index
+        if not there and not (key and self._seek(key)):
+            self._rewind()
+        return self._advance(index)
+
+    def _advance(self, index: int) -> av.VideoFrame:
+        assert self._frames is not None
+        try:
+            for frame in self._frames:
+                if not self._index.odd and frame.pts != self._index.starts[self._next]:
+                    self._index, self._keys = replace(self._index, odd=True), []
+                    self._rewind()
+                    return self._advance(index)
+                self._next += 1
+                if self._next > index:
+                    return frame
+        except DECODE_ERRORS as error:
+            self.close()
+            raise damaged(self._next, error) from error
+        self.close()
+        if self._index.odd:
+            raise no_such_frame(index, self._next)
+        raise VideoError(f"damaged: only {self._next} of {len(self._index.starts)} frames can be decoded")
+
+    def _rewind(self) -> None:
+        """To the first frame, by opening the file anew."""
+        self.close()
+        try:
+            container, stream = self._stack.enter_context(opened(self._path))
+        except DECODE_ERRORS as error:
+            raise damaged(0, error) from error
+        self._container, self._stream = container, stream
+        self._frames, self._next = decoded(container.demux(stream)), 0
+
+    def _seek(self, key: int) -> bool:
+        """To a keyframe; False where it is not found by its time, and counting has to do."""
+        if self._frames is None:
+            self._rewind()
+        target = self._index.starts[key]
+        try:
+            for place in (target, target - 1):  # an mp4 is searched by when packets are decoded
+                self._container.seek(place, stream=self._stream)
+                frames = decoded(self._container.demux(self._stream))
+                for frame in frames:
+                    if frame.pts is None or frame.pts > target:
+                        break
+                    if frame.pts == target:
+                        self._frames, self._next = chain([frame], frames), key
+                        return True
+        except DECODE_ERRORS:
+            pass
+        return False

@@ -1,7 +1,9 @@
-"""What a video file says about itself, checked against what it holds, without decoding more than its first frame."""
+"""What a video file holds: which frames a viewer sees, when, and what they look like.
 
-import os
-import stat
+`index` reads packets and decodes one frame. Where packets are not frames, it says so, and only decoding tells.
+It all runs in the calling process, which a decoder may take down; `mimir_ray.video.read` runs it in a child.
+"""
+
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -10,184 +12,267 @@ from pathlib import Path
 import av
 import av.error
 
+from mimir_ray.video.clock import Clock
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.h264 import holds_idr, nal_length_bytes
+from mimir_ray.video.source import DECODE_ERRORS, decoded, explained, formats, opened, size_of_file
+from mimir_ray.video.view import (
+    BT601,
+    HDR,
+    UNSPECIFIED,
+    Pose,
+    displayed_size,
+    matrix_of,
+    needs_mapping,
+    pose_of,
+    transfer_of,
+)
+from mimir_ray.video.whole import check_complete
 
-OPEN_OPTIONS = {"protocol_whitelist": "file"}  # a playlist with a video's name must not reach other hosts
 TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})  # these store a presentation time for every frame
-HEADER_PROMISES_DURATION = frozenset({"matroska", "webm"})
-WHOLE = 0.9  # headers are rounded, and the last frame's duration is a guess
+ONE_PACKET_A_FRAME = frozenset({"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "dnxhd", "ffv1", "png", "rawvideo"})
+"""Codecs in which a packet of a timed container shows a frame, unless something else about it is odd. VP8 hides some,
+MPEG-4 part 2 packs two into one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """Facts of one video stream. Sizes are as displayed: after rotation, in stored (not stretched) pixels."""
+    """Facts of the one stream of a file that players show. Sizes are as displayed, upright and in square pixels."""
 
     codec: str
     pixel_format: str
+    stream: int
+    """Its number in the file."""
     width_px: int
     height_px: int
     fps: float
+    """Frames over duration, or the header's rate where that is nearly the same."""
     frames: int
+    """That a viewer sees."""
     duration_s: float
     rotation_deg: int
+    """Counter-clockwise turn that makes stored pictures upright, after they were mirrored where they are."""
+    mirrored: bool
+    pixel_aspect: float
+    """Width of a stored pixel over its height."""
+    interlaced: bool
+    """Whether a frame of it is, and is deinterlaced when it is read."""
+    transfer: str
+    """Its curve: `pq` and `hlg` are HDR, and mapped to SDR when they are read."""
     size_bytes: int
     times_s: tuple[float, ...]
     """When each frame is shown, from 0 for the first; `frames` values, ascending."""
     seekable: bool
     """A seek to a keyframe is safe: timed container, whole keyframes, and no frame shown before one that it follows."""
 
+    @property
+    def hdr(self) -> bool:
+        """Whether its light is mapped to SDR."""
+        return self.transfer in HDR
+
+    @property
+    def anamorphic(self) -> bool:
+        """Whether its pixels are stretched."""
+        return self.pixel_aspect != 1
+
+    @property
+    def rotated(self) -> bool:
+        """Whether its pictures are turned or mirrored."""
+        return self.rotation_deg != 0 or self.mirrored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the first frame of a file, and its header, say of all."""
+
+    codec: str
+    pixel_format: str
+    stream: int
+    streams: int
+    """Videos in the file, covers among them."""
+    width_px: int
+    height_px: int
+    pose: Pose
+    pixel_aspect: Fraction
+    interlaced: bool
+    transfer: str
+    plain: bool
+    """Whether its colours are SDR in BT.709, or in what came before it."""
+    matrix_assumed: bool
+    """Whether no tag names its matrix, and players assume another one than decoders."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """What the packets of a file tell."""
+
+    look: Look
+    time_base: Fraction
+    starts: tuple[int, ...]
+    """When each packet is shown, ascending, in the stream's units."""
+    keys: tuple[int, ...]
+    """Those of `starts` at which decoding can begin."""
+    odd: bool
+    """Whether the frames may be others than the packets: then neither of the two is of use."""
+    seekable: bool
+    lasts: tuple[int, ...]
+    """Durations of the packets, in the order of `starts`."""
+
 
 def probe(path: str | Path) -> VideoInfo:
-    """Read the facts of the first video stream of `path`.
+    """The facts of the video in `path`; one whose packets may not be its frames is decoded for them.
 
     Raises VideoError, whose message a person understands, when the file is no video, is empty, cut off or unreadable.
     """
-    size_bytes = _size_of_file(path)
+    size_bytes = size_of_file(path)
     try:
-        with av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace") as container:
-            return _read(container, size_bytes)
-    except av.error.FFmpegError as error:
-        raise VideoError(_explain(error, path)) from error
-    except (OSError, ValueError, UnicodeError) as error:
-        raise VideoError(f"cannot be opened: {error}") from error
+        with opened(path) as (container, stream):
+            found = _index(container, stream, size_bytes)
+            clock = Clock(container, stream)
+            if not found.odd:
+                times_s = [clock.time_s(*frame) for frame in zip(found.starts, found.lasts, strict=True)]
+                return info_of(container, stream, found.look, size_bytes, times_s, clock, seekable=found.seekable)
+        with opened(path) as (container, stream):
+            clock, times_s, interlaced = Clock(container, stream), [], False
+            for frame in decoded(container.demux(stream)):
+                times_s.append(clock.time_s(frame.pts, frame.duration))
+                interlaced = interlaced or bool(frame.interlaced_frame)
+            return info_of(container, stream, found.look, size_bytes, times_s, clock, interlaced=interlaced)
+    except DECODE_ERRORS as error:
+        raise explained(error, path) from error
 
 
-def _size_of_file(path: str | Path) -> int:
+def index(path: str | Path) -> Index:
+    """What the packets of `path` tell. Raises VideoError as `probe` does."""
+    size_bytes = size_of_file(path)
     try:
-        status = os.stat(path)
-    except OSError as error:
-        raise VideoError(f"cannot be opened: {error.strerror}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoError("is not a regular file")
-    if status.st_size == 0:
-        raise VideoError("the file is empty (0 bytes)")
-    if not os.access(path, os.R_OK):
-        raise VideoError("cannot be opened: permission denied")
-    return status.st_size
+        with opened(path) as (container, stream):
+            return _index(container, stream, size_bytes)
+    except DECODE_ERRORS as error:
+        raise explained(error, path) from error
 
 
-def _read(container: "av.container.InputContainer", size_bytes: int) -> VideoInfo:
-    _check_complete(container, size_bytes)
-    stream = video_stream(container)
-    stream.thread_count = 1
-    starts: list[int] = []
-    h264, nal_length = stream.codec_context.name == "h264", nal_length_bytes(stream.codec_context.extradata)
-    end, first, sorted_keys, whole_keys, untimed, discarded = 0, None, True, True, 0, 0
-    key_pts: int | None = None
-    for packet in container.demux(stream):
-        if first is None:
-            first = next(iter(packet.decode()), None)
-        if not packet.size:
-            continue
-        if packet.is_discard:
-            discarded += 1
-            continue
-        start = packet.pts if packet.pts is not None else packet.dts
-        untimed += packet.pts is None
-        if start is None:
-            start = end
-        if packet.is_keyframe:
-            key_pts = start
-            whole_keys = whole_keys and (not h264 or holds_idr(bytes(packet), nal_length))
-        elif key_pts is not None and start < key_pts:
-            sorted_keys = False
-        starts.append(start)
-        end = max(end, start + (packet.duration or 0))
-    if first is None:
-        raise VideoError("no frame can be decoded: the file is damaged or cut off")
-    starts.sort()
-    times, duration = _times(starts, end, stream)
-    _check_lasts(container, stream, float(duration))
-    turned = first.rotation % 180 == 90
-    return VideoInfo(
+def look_of(stream: "av.VideoStream", frame: av.VideoFrame) -> Look:
+    """What a file's first frame says of all."""
+    pose, aspect = pose_of(frame), Fraction(stream.sample_aspect_ratio or 1)
+    width_px, height_px = displayed_size(frame, pose, aspect)
+    return Look(
         codec=stream.codec_context.codec.canonical_name,
-        pixel_format=first.format.name,
-        width_px=first.height if turned else first.width,
-        height_px=first.width if turned else first.height,
-        fps=float(stream.average_rate or Fraction(len(times)) / (duration or 1)),
-        frames=len(times),
-        duration_s=float(duration),
-        rotation_deg=first.rotation % 360,
-        size_bytes=size_bytes,
-        times_s=times,
-        seekable=sorted_keys
-        and whole_keys
-        and not untimed
-        and not discarded
-        and bool(TIMED_CONTAINERS & formats(container)),
+        pixel_format=frame.format.name,
+        stream=stream.index,
+        streams=len(stream.container.streams.video),
+        width_px=width_px,
+        height_px=height_px,
+        pose=pose,
+        pixel_aspect=aspect,
+        interlaced=bool(frame.interlaced_frame),
+        transfer=transfer_of(frame),
+        plain=not needs_mapping(frame),
+        matrix_assumed=frame.colorspace == UNSPECIFIED and matrix_of(frame) != BT601,
     )
 
 
-def video_stream(container: "av.container.InputContainer") -> "av.VideoStream":
-    """The first stream that is a video and not a cover picture. Raises VideoError."""
-    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-    if not streams:
-        kinds = sorted({s.type for s in container.streams})
-        raise VideoError(f"holds no video stream, only {' and '.join(kinds) or 'nothing'}")
-    if streams[0].codec_context is None:
-        raise VideoError("holds a video stream in a codec that FFmpeg does not know")
-    return streams[0]
+def info_of(
+    container: "av.container.InputContainer",
+    stream: "av.VideoStream",
+    look: Look,
+    size_bytes: int,
+    times_s: list[float],
+    clock: Clock,
+    *,
+    interlaced: bool = False,
+    seekable: bool = False,
+) -> VideoInfo:
+    """The facts of a video whose frames are shown at `times_s`, the last of which `clock` saw."""
+    duration_s = max(clock.end_s, _promised_s(container, stream, clock))
+    return VideoInfo(
+        codec=look.codec,
+        pixel_format=look.pixel_format,
+        stream=look.stream,
+        width_px=look.width_px,
+        height_px=look.height_px,
+        fps=mean_fps(len(times_s), duration_s, stream.average_rate),
+        frames=len(times_s),
+        duration_s=duration_s,
+        rotation_deg=look.pose.rotation_deg,
+        mirrored=look.pose.mirrored,
+        pixel_aspect=float(look.pixel_aspect),
+        interlaced=interlaced or look.interlaced,
+        transfer=look.transfer,
+        size_bytes=size_bytes,
+        times_s=tuple(times_s),
+        seekable=seekable,
+    )
 
 
-def _check_complete(container: "av.container.InputContainer", size_bytes: int) -> None:
-    """The outermost boxes say how long the file is; one that is shorter was cut off."""
-    names = formats(container)
-    promised_bytes = 0
-    with open(container.name, "rb") as file:
-        if "avi" in names:
-            promised_bytes = 8 + int.from_bytes(file.read(8)[4:], "little")
-        elif "mp4" in names:
-            while promised_bytes < size_bytes:
-                file.seek(promised_bytes)
-                head = file.read(16)
-                length = int.from_bytes(head[:4])
-                if length == 1:
-                    length = int.from_bytes(head[8:])
-                if length < 8:  # 0: up to the end of the file, whatever that is; less than its own head: padding
-                    return
-                promised_bytes += length
-    if size_bytes < promised_bytes:
-        raise VideoError(f"cut off: holds {size_bytes:,} of the {promised_bytes:,} bytes that its headers promise")
+def mean_fps(frames: int, duration_s: float, said: Fraction | None = None) -> float:
+    """Frames a second; what the header says instead where times that are rounded could come from it."""
+    mean = frames / duration_s if duration_s else 0.0
+    if said and (not mean or abs(float(said) / mean - 1) < 0.01):
+        return float(said)
+    return mean
 
 
-def _check_lasts(container: "av.container.InputContainer", stream: "av.VideoStream", duration_s: float) -> None:
-    """Containers without an index at the front promise a duration instead."""
-    if not HEADER_PROMISES_DURATION & formats(container):
-        return
-    promised_s = 0.0
+def _promised_s(container: "av.container.InputContainer", stream: "av.VideoStream", clock: Clock) -> float:
+    """To when the last frame stands, by the header; 0 where that says nothing, or only about sound."""
+    names, promised_s = formats(container), 0.0
+    if not names & TIMED_CONTAINERS:
+        return 0.0
     if stream.duration and stream.time_base:
         promised_s = float(stream.duration * stream.time_base)
     elif container.duration and len(container.streams) == 1:
         promised_s = container.duration / av.time_base
-    if duration_s < WHOLE * promised_s:
-        raise VideoError(f"cut off: holds {duration_s:.2f} s of the {promised_s:.2f} s that its header promises")
+    return promised_s if promised_s > clock.end_s + clock.period_s / 2 else 0.0
 
 
-def _times(starts: list[int], end: int, stream: "av.VideoStream") -> tuple[tuple[float, ...], Fraction]:
-    """Seconds from the first frame for each of `starts` (in the stream's time base), and the whole duration."""
-    base = stream.time_base or Fraction(1, 1000)
-    steps = [b - a for a, b in pairwise(starts)]
-    if steps and not any(steps) and stream.average_rate:  # raw streams: no times at all
-        period = 1 / stream.average_rate
-        return tuple(float(i * period) for i in range(len(starts))), len(starts) * period
-    last = max(end - starts[-1], 0) * base
-    if not last:
-        last = 1 / stream.average_rate if stream.average_rate else Fraction(0)
-    return tuple(float((s - starts[0]) * base) for s in starts), (starts[-1] - starts[0]) * base + last
-
-
-def formats(container: "av.container.InputContainer") -> set[str]:
-    """The names of the container's format; FFmpeg reads mov and mp4 as one."""
-    return set(container.format.name.split(","))
-
-
-def _explain(error: "av.error.FFmpegError", path: str | Path) -> str:
-    if isinstance(error, av.error.InvalidDataError):
-        with open(path, "rb") as file:
-            if file.read(8)[4:] == b"ftyp":
-                return "starts as an mp4 whose index (moov) is missing or damaged: cut off, or never finished"
-        return "is not a video that FFmpeg understands"
-    if isinstance(error, av.error.EOFError):
-        return "ends before its first frame: cut off"
-    return f"is damaged, or not a video (FFmpeg: {error.strerror})"
+def _index(container: "av.container.InputContainer", stream: "av.VideoStream", size_bytes: int) -> Index:
+    names = formats(container)
+    check_complete(container.name, names, size_bytes)
+    context = stream.codec_context
+    h264, nal_length = context.name == "h264", nal_length_bytes(context.extradata)
+    shown: list[tuple[int, int]] = []
+    keys: list[int] = []
+    first: av.VideoFrame | None = None
+    begun, sorted_keys, whole_keys, odd = False, True, True, context.codec.canonical_name not in ONE_PACKET_A_FRAME
+    before: int | None = None
+    key_pts: int | None = None
+    for packet in container.demux(stream):
+        if first is None:
+            try:
+                first = next(iter(packet.decode()), None)
+            except av.error.InvalidDataError:
+                odd = True
+        if not packet.size:
+            continue
+        start = packet.pts
+        backwards = before is not None and packet.dts is not None and packet.dts <= before
+        before = packet.dts if packet.dts is not None else before
+        if start is None or packet.is_discard or packet.is_corrupt or backwards:
+            odd, sorted_keys = True, False
+            start = before or 0
+        if packet.is_keyframe:
+            key_pts = start
+            whole = not h264 or holds_idr(bytes(packet), nal_length)
+            whole_keys = whole_keys and whole
+            keys += [start] * whole
+        elif key_pts is not None and start < key_pts:
+            odd = odd or len(keys) <= 1  # pictures that lead the first keyframe need what came before it
+            sorted_keys = False
+        odd = odd or not (begun or packet.is_keyframe)
+        begun = True
+        shown.append((start, packet.duration or 0))
+    if first is None:
+        raise VideoError("no frame can be decoded: the file is damaged or cut off")
+    shown.sort()
+    starts = [start for start, _ in shown]
+    timed = bool(TIMED_CONTAINERS & names) and all(a < b for a, b in pairwise(starts))
+    odd = odd or not timed or bool(first.interlaced_frame) or not keys
+    return Index(
+        look=look_of(stream, first),
+        time_base=stream.time_base or Fraction(1, 1000),
+        starts=tuple(starts),
+        lasts=tuple(last for _, last in shown),
+        keys=tuple(keys),
+        odd=odd,
+        seekable=sorted_keys and whole_keys and not odd,
+    )

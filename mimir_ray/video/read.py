@@ -12,21 +12,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimir_ray.video.cut import Mode
 from mimir_ray.video.decode import FramesFHWC
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import VideoInfo
-from mimir_ray.video.shots import SHORT_SIDE_PX, Detector
+from mimir_ray.video.scan import Promise, Shown, View
+from mimir_ray.video.shots import SHORT_SIDE_PX, Detector, ShotFinder, joined
 from mimir_ray.video.write import CRF, PRESET, whole_file
 
 Decoder = Literal["decord", "pyav"]
+Answer = tuple[dict[str, Any], list[NDArray[np.uint8]]]
+"""What the child says, and the pictures that come with it."""
 
 TIMEOUT_S = 60.0
 MEMORY_LIMIT_BYTES = 4 << 30
@@ -54,17 +58,27 @@ def read_frames(
 ) -> Frames:
     """The frames at `indices` (display order, 0 is the first; any order, repeats allowed).
 
-    With `span`, a clip's first frame in the file and the first one after it, indices count from the clip's first frame.
+    With `span`, a clip's first frame in the file and the first one after it, indices count from the clip's first frame,
+    and PyAV reads. Spans of a file that are asked for in ascending order are read forward, without a seek to what has
+    just been passed.
 
     Frames are upright, at their stored size or, with `short_side_px`, shrunk so that the short side is at most that.
     Each decoder that is tried has `timeout_s` of wall clock. `decord=False` reads with PyAV alone.
     Raises VideoError when no decoder can deliver exactly the frames that were asked for.
     """
+    if not len(indices) or min(indices) < 0:
+        raise VideoError(f"frames {list(indices)[:5]} were asked for; give at least one index, none below 0")
+    if span and span[0] + max(indices) >= span[1]:
+        raise VideoError(f"frame {max(indices)} was asked for; the clip has frames 0 to {span[1] - span[0] - 1}")
     indices = [index + span[0] for index in indices] if span else indices
     wanted = sorted(set(indices))
-    if not wanted or wanted[0] < 0:
-        raise VideoError(f"frames {list(indices)[:5]} were asked for; give at least one index, none below 0")
-    request = {"job": "read", "path": _absolute(path), "indices": wanted, "short_side_px": short_side_px}
+    request = {
+        "job": "read",
+        "path": _absolute(path),
+        "indices": [int(index) for index in wanted],
+        "span": span,
+        "short_side_px": short_side_px,
+    }
     frames_FHWC, decoder = _read(request, timeout_s, decord)
     if wanted != list(indices):
         place = {index: i for i, index in enumerate(wanted)}
@@ -74,8 +88,27 @@ def read_frames(
 
 def read_info(path: str | Path, *, timeout_s: float = TIMEOUT_S) -> VideoInfo:
     """`probe` in the child, for files that nobody vouches for. Raises VideoError."""
-    facts = _ask({"job": "probe", "path": _absolute(path)}, timeout_s)["info"]
-    return VideoInfo(**{**facts, "times_s": tuple(facts["times_s"])})
+    return _info(_ask({"job": "probe", "path": _absolute(path)}, timeout_s)[0])
+
+
+def scan_video(
+    path: str | Path, views: Sequence[View], *, stall_s: float = TIMEOUT_S
+) -> Iterator[Promise | Shown | VideoInfo]:
+    """`scan` in a child: a promise, every frame once in these views, and in the end the facts.
+
+    Whoever stops before the end loses nothing but the child. One file of a process is scanned at a time.
+    Raises VideoError, also when no frame comes for `stall_s` of wall clock.
+    """
+    request = {"job": "scan", "path": _absolute(path), "views": [astuple(view) for view in views]}
+    with _scanner.lock:
+        for reply, pictures in _scanner.child().ask(request, stall_s):
+            if "time_s" in reply:
+                yield Shown(reply["time_s"], tuple(pictures))
+            elif "promise" in reply:
+                yield Promise(**reply["promise"])
+            else:
+                yield _info(reply)
+                return
 
 
 def read_shots(
@@ -87,13 +120,18 @@ def read_shots(
     short_side_px: int = SHORT_SIDE_PX,
     timeout_s: float,
 ) -> list[int]:
-    """`find_shots` in the child: the frames at which shots begin, the first is 0. Decodes the whole video once.
+    """The frames at which shots begin, ascending; the first is 0. Decodes the whole video once.
 
-    Raises VideoError when a frame cannot be decoded, or all of them not within `timeout_s` of wall clock.
+    Frames are compared with a short side of at most `short_side_px`. A shot that would be shorter than `min_shot_s` is
+    joined with the one after it, so only the last may be shorter.
+    Raises VideoError when a frame cannot be decoded, or none comes for `timeout_s` of wall clock.
     """
-    how = {"detector": detector, "threshold": threshold, "min_shot_s": min_shot_s, "short_side_px": short_side_px}
-    shots: list[int] = _ask({"job": "shots", "path": _absolute(path), "how": how}, timeout_s)["shots"]
-    return shots
+    finder, cuts, times_s = ShotFinder(detector, threshold), [], []
+    for found in scan_video(path, [View("bgr24", short_side_px)], stall_s=timeout_s):
+        if isinstance(found, Shown):
+            times_s.append(found.time_s)
+            cuts += finder.add(found.pictures[0])
+    return joined([*cuts, *finder.end()], times_s, min_shot_s)
 
 
 def cut_clip(
@@ -115,24 +153,26 @@ def cut_clip(
     with whole_file(_absolute(out)) as partial:
         how = {"start_frame": start_frame, "end_frame": end_frame, "mode": mode, "crf": crf, "preset": preset}
         request = {"job": "cut", "path": _absolute(path), "out": str(partial), "how": how}
-        start, end = _ask(request, timeout_s)["span"]
+        start, end = _ask(request, timeout_s)[0]["span"]
     return start, end
 
 
-def _ask(request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    with _lock:
-        reply, _ = _child().ask(request, timeout_s)
-    return reply
+def _info(reply: dict[str, Any]) -> VideoInfo:
+    return VideoInfo(**{**reply["info"], "times_s": tuple(reply["info"]["times_s"])})
+
+
+def _ask(request: dict[str, Any], timeout_s: float) -> Answer:
+    with _reader.lock:
+        return next(_reader.child().ask(request, timeout_s))
 
 
 def _read(request: dict[str, Any], timeout_s: float, decord: bool) -> tuple[FramesFHWC, Decoder]:
-    with _lock:
-        try:
-            reply, frames_FHWC = _child().ask({**request, "decord": decord}, timeout_s)
-        except _ChildLostError:
-            if not decord:
-                raise
-            reply, frames_FHWC = _child().ask({**request, "decord": False}, timeout_s)
+    try:
+        reply, (frames_FHWC,) = _ask({**request, "decord": decord}, timeout_s)
+    except _ChildLostError:
+        if not decord:
+            raise
+        reply, (frames_FHWC,) = _ask({**request, "decord": False}, timeout_s)
     return frames_FHWC, reply["decoder"]
 
 
@@ -167,30 +207,35 @@ class _Child:
     def usable(self) -> bool:
         return self.owner == os.getpid() and self._process.poll() is None and self.reads < READS_PER_CHILD
 
-    def ask(self, request: dict[str, Any], timeout_s: float) -> tuple[dict[str, Any], FramesFHWC]:
-        """Send one request, wait for its answer. Raises _ChildLostError, or VideoError for an answer that says so."""
+    def ask(self, request: dict[str, Any], timeout_s: float) -> Iterator[Answer]:
+        """Send one request and yield its answers, each of which has `timeout_s`; take as many as there are.
+
+        Raises _ChildLostError, or VideoError for an answer that says so.
+        """
         self.reads += 1
+        whole = False
         try:
             if self.reads == 1:
                 self._answers.deadline = time.monotonic() + START_TIMEOUT_S
                 self._answers.line()  # it is ready
-            self._answers.deadline = time.monotonic() + timeout_s
             self._requests.write(json.dumps({**request, "timeout_s": timeout_s}).encode() + b"\n")
-            reply: dict[str, Any] = json.loads(self._answers.line())
-            frames_FHWC: FramesFHWC = np.empty(reply.get("shape", (0, 0, 0, 3)), np.uint8)
-            if frames_FHWC.size:
-                self._answers.fill(frames_FHWC.data.cast("B"))
+            while not whole:
+                self._answers.deadline = time.monotonic() + timeout_s
+                reply: dict[str, Any] = json.loads(self._answers.line())
+                pictures = [np.empty(shape, np.uint8) for shape in reply.pop("shapes")]
+                for picture in pictures:
+                    self._answers.fill(picture.data.cast("B"))
+                whole = "time_s" not in reply and "promise" not in reply
+                if "error" in reply:
+                    raise VideoError(reply["error"])
+                yield reply, pictures
         except TimeoutError:
-            self.close()
             raise _ChildLostError(f"decoding was stopped after its limit of {timeout_s:g} s") from None
         except (EOFError, BrokenPipeError):
             raise _ChildLostError(f"the decoder crashed ({self.close()}) on this file") from None
-        except BaseException:  # an interrupt leaves half an answer in the pipe
-            self.close()
-            raise
-        if "error" in reply:
-            raise VideoError(reply["error"])
-        return reply, frames_FHWC
+        finally:
+            if not whole:  # an interrupt, or who stops listening, leaves half an answer in the pipe
+                self.close()
 
     def close(self) -> str:
         """End the process and say how it ended."""
@@ -247,15 +292,20 @@ class _TimedPipe:
             raise TimeoutError
 
 
-_lock = threading.Lock()
-_current: _Child | None = None
+class _Role:
+    """What this process has one child for."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._child: _Child | None = None
+
+    def child(self) -> _Child:
+        """The child; call with `lock` held."""
+        if self._child is None or not self._child.usable:
+            if self._child is not None:
+                self._child.close()
+            self._child = _Child()
+        return self._child
 
 
-def _child() -> _Child:
-    """The process-wide child; call with `_lock` held."""
-    global _current
-    if _current is None or not _current.usable:
-        if _current is not None:
-            _current.close()
-        _current = _Child()
-    return _current
+_reader, _scanner = _Role(), _Role()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mimir_ray.curation import CurationConfig, CurationSummary, curate
-from mimir_ray.curation.discover import SourceFile, discover
 from mimir_ray.curation.rules import Rules
+from mimir_ray.curation.sources import SourceFile, discover
 from mimir_ray.curation.stages import judge, score, scoring_stages, split
 from mimir_ray.curation.tables import Row, outcome_table, rows_of
 from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
@@ -19,7 +19,7 @@ SHARD = "all"
 
 def curate_here(sources: list[Path], out: Path, config: CurationConfig) -> tuple[list[Row], list[Row]]:
     """Rows of `videos` and of `clips`, all in one shard."""
-    files = discover([str(source) for source in sources])
+    files = discover([str(source) for source in sources]).files
     list(LocalPipeline({SHARD: files}, {SHARD: []}, str(out), config).iter_rows())
     return rows_of(outcome_table(str(out), "videos"), SHARD), rows_of(outcome_table(str(out), "clips"), SHARD)
 

@@ -10,7 +10,7 @@ from mimir_ray.curation.captions import captions_of
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.models.loading import Frames
 from mimir_ray.curation.tables import Row
-from mimir_ray.storage import content_id, local_copy
+from mimir_ray.storage import LatestCopy, content_id
 from mimir_ray.video import read_frames
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ def load_scorer(stage: str, config: CurationConfig) -> Scorer:
     return loaders[stage](config)
 
 
-def sampled_frames(clip: Row, count: int, timeout_s: float) -> Frames:
+def sampled_frames(clip: Row, copies: LatestCopy, count: int, timeout_s: float) -> Frames:
     """`count` frames of a clip, evenly spread, F H W 3. Raises VideoError."""
     indices = sorted({int(index) for index in np.linspace(0, clip["frames"] - 1, count).round()})
-    with local_copy(clip["path"]) as path:
-        return read_frames(path, indices, timeout_s=timeout_s).frames
+    span = clip["first_frame"], clip["first_frame"] + clip["frames"]
+    return read_frames(copies.of(clip["path"]), indices, span=span, timeout_s=timeout_s).frames
 
 
 def aesthetic(config: CurationConfig) -> Scorer:
@@ -123,4 +123,4 @@ def seed_of(clip_id: str) -> int:
 
 def frames_of(config: CurationConfig, count: int) -> FramesOf:
     """What samples so many frames of a clip."""
-    return partial(sampled_frames, count=count, timeout_s=config.decode_timeout_s)
+    return partial(sampled_frames, copies=LatestCopy(), count=count, timeout_s=config.decode_timeout_s)

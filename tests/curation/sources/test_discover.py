@@ -6,8 +6,13 @@ import fsspec
 import pytest
 
 from mimir_ray.config import UserError
-from mimir_ray.curation.captions import Caption
-from mimir_ray.curation.discover import UNREADABLE_NAME, discover, plan
+from mimir_ray.curation.sources import Caption, SourceFile, captions_of_source, plan
+from mimir_ray.curation.sources import discover as find
+from mimir_ray.curation.sources.listing import UNREADABLE_NAME
+
+
+def discover(sources: list[str]) -> list[SourceFile]:
+    return find(sources).files
 
 
 def touch(*paths: Path) -> None:
@@ -69,7 +74,7 @@ def test_an_object_stores_prefix_is_searched_like_a_folder() -> None:
     store.pipe(
         "/bucket/raw/captions.jsonl", b'{"path": "deep/b.MKV", "captions": [{"kind": "user", "text": "A dog."}]}'
     )
-    found = {file.path: (file.size_bytes, file.captions) for file in discover(["memory://bucket/raw"])}
+    found = {file.path: (file.size_bytes, captions_of_source(file)) for file in discover(["memory://bucket/raw"])}
     assert found == {
         "memory://bucket/raw/a.mp4": (5, (Caption("filename", "a"),)),
         "memory://bucket/raw/deep/b.MKV": (10, (Caption("user", "A dog."),)),
@@ -85,7 +90,10 @@ def test_a_list_names_videos_wherever_they_are(tmp_path: Path) -> None:
         {"path": "gone.mp4"},
     ]
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = {Path(file.path).name: (file.size_bytes, file.captions) for file in discover([f"{tmp_path}/list.jsonl"])}
+    found = {
+        Path(file.path).name: (file.size_bytes, captions_of_source(file))
+        for file in discover([f"{tmp_path}/list.jsonl"])
+    }
     assert found == {
         "a.mp4": (5, (Caption("long", "A dog."),)),
         "elsewhere.bin": (13, (Caption("filename", "elsewhere"),)),
@@ -103,12 +111,12 @@ def test_captions_come_from_the_list_then_the_text_then_the_name(tmp_path: Path)
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     (tmp_path / "in" / "captions.jsonl").write_text(json.dumps(lines[1] | {"path": "c.mp4"}).replace("outer", "inner"))
     (tmp_path / "in" / "a.txt").write_text("not read: the list names it")
-    (tmp_path / "in" / "b.txt").write_bytes(b"  A cat\n on a mat.\xff ")
-    captions = {Path(file.path).name: file.captions for file in discover([str(tmp_path)])}
+    (tmp_path / "in" / "b.txt").write_bytes(b"  A cat\n on a mat. ")
+    captions = {Path(file.path).name: captions_of_source(file) for file in discover([str(tmp_path)])}
     assert captions == {
         "a.mp4": (Caption("long", "A dog."), Caption("short", "dog")),
         "arm_wrestling-2.mp4": (Caption("filename", "arm wrestling 2"),),
-        "b.mp4": (Caption("user", "A cat on a mat.\ufffd"),),
+        "b.mp4": (Caption("user", "A cat on a mat."),),
         "c.mp4": (Caption("user", "inner"),),
     }
 
@@ -116,10 +124,10 @@ def test_captions_come_from_the_list_then_the_text_then_the_name(tmp_path: Path)
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: JSONDecodeError"),
-        ('{"captions": []}', "line 2: KeyError"),
+        ("{", "line 2: not JSON: Expecting property name"),
+        ('{"captions": []}', "line 2: names no video"),
         ('{"path": "a.mp4", "captions": [{"kind": "poem", "text": "x"}]}', "line 2: kind 'poem' is not one of long"),
-        ('{"path": "a.mp4", "captions": [{"kind": "long", "text": " "}]}', "line 2: a caption of a.mp4 is empty"),
+        ('{"path": "a.mp4", "captions": [{"kind": "long", "text": " "}]}', "line 2: a caption is empty"),
     ],
 )
 def test_a_list_of_captions_with_a_mistake_names_the_line(tmp_path: Path, line: str, message: str) -> None:

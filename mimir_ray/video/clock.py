@@ -1,0 +1,50 @@
+"""When frames are shown. A file's own clock may stand still, be missing, or start again in the middle."""
+
+from fractions import Fraction
+
+import av
+
+from mimir_ray.video.source import formats
+
+LONGEST_STEP_S = 10
+"""A longer step in a stream without an index is a new beginning of its clock, as FFmpeg takes it."""
+
+
+class Clock:
+    """Gives the frames of a stream their times, one after another in the order in which they are shown, from 0 on.
+
+    A step that does not go forward is as long as the frame before it lasts; so joined recordings follow each other.
+    """
+
+    def __init__(self, container: "av.container.InputContainer", stream: "av.VideoStream") -> None:
+        self.base = stream.time_base or Fraction(1, 1000)
+        """Seconds of a unit of the stream's times."""
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        self._period = 1 / rate / self.base
+        self._longest = LONGEST_STEP_S / self.base if formats(container) & {"mpegts", "mpeg"} else None
+        self._pts: int | None = None
+        self._lasts = Fraction(0)
+        self._ticks: Fraction | None = None
+
+    def time_s(self, pts: int | None, duration: int | None) -> float:
+        """When the next frame is shown, from its time and its duration in the stream's units, as far as it has any."""
+        if self._ticks is None:
+            self._ticks = Fraction(0)
+        else:
+            step = Fraction(0) if pts is None or self._pts is None else Fraction(pts - self._pts)
+            if step <= 0 or (self._longest is not None and step > self._longest):
+                step = self._lasts
+            self._ticks += step
+        self._pts = pts
+        self._lasts = Fraction(duration) if duration else self._period
+        return float(self._ticks * self.base)
+
+    @property
+    def end_s(self) -> float:
+        """When the last frame ends."""
+        return float(((self._ticks or 0) + self._lasts) * self.base)
+
+    @property
+    def period_s(self) -> float:
+        """How long a frame lasts that does not say it."""
+        return float(self._period * self.base)
