@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from mimir_ray.config import UserError
+from mimir_ray.jsonl import json_lines
 from mimir_ray.storage import Table, ahead, below, exists, join, parent, read_bytes, write_bytes
 
 INDEX_FILE = "index.jsonl"
@@ -23,7 +26,7 @@ def write_index(table: Table, lines: Sequence[tuple[int, str]]) -> str:
     out = parent(table.uri)[0]
     index = join(out, INDEX_FILE)
     held = read_bytes(index) if exists(index) else b""
-    found = _videos(held)
+    found = _videos(held, index)
     unknown = [name for name in dict.fromkeys(name for _, name in lines) if name not in found]
     for name, rows in zip(unknown, ahead(table.read, unknown), strict=True):
         found[name] = _entry(out, rows.to_pylist()[0])
@@ -46,15 +49,11 @@ def _entry(out: str, row: Mapping[str, Any]) -> Entry:
     return {"file": file, **{name: row[name] for name in _COLUMNS}}
 
 
-def _videos(index: bytes) -> dict[str, Entry]:
+def _videos(held: bytes, index: str) -> dict[str, Entry]:
     """The rows of an index that have a video, by request; a failure may have been mended, so it is none of them."""
     found: dict[str, Entry] = {}
-    for line in index.split(b"\n"):
-        try:
-            row = json.loads(line)
-            entry = {name: row[name] for name in ("file", *_COLUMNS)}
-        except (ValueError, KeyError, TypeError):  # the end of the file, or changed by hand
-            continue
-        if entry["status"] == "ok":
-            found[entry["request_id"]] = entry
+    with suppress(UserError):  # changed by hand: what follows is looked up
+        for _, row in json_lines(held, index):
+            if isinstance(row, dict) and row.keys() >= {"file", *_COLUMNS} and row["status"] == "ok":
+                found[row["request_id"]] = {name: row[name] for name in ("file", *_COLUMNS)}
     return found

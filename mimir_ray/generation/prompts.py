@@ -146,7 +146,7 @@ def _json_row(line: str, where: str) -> dict[str, Any] | str:
     try:
         row = json_value(line, where)
     except UserError as error:
-        return str(error)
+        return str(error).removeprefix(f"{where}: ")  # a bad line says its number itself
     return row if isinstance(row, dict) else 'not a JSON object; write {"prompt": "..."}'
 
 

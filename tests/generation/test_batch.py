@@ -75,7 +75,7 @@ def test_a_list_with_good_bad_and_fatal_lines(
 
     assert (manifest.inputs, manifest.ok, manifest.quarantined) == (5, 2, 3)
     found = rows(tmp_path / "out")
-    assert "line 2" in found["no json"]["reason"]
+    assert found["no json"]["reason"].startswith("line 2: not JSON")
     assert "9 or 17" in found["a big ball"]["reason"]
     assert "worker process died" in found["a crimson wedge"]["reason"]
     assert [progress.done for progress in seen] == [1, 2, 3]
