@@ -121,7 +121,9 @@ def compare(codes: dict[str, Path], root: Path, shots: int, turns: int) -> dict[
         logger.info("turn %d: %s", turn + 1, told)
     before, now = (runs[name][-1]["clips"] for name in codes)
     spans = ("start_s", "end_s", "frames", "width_px", "height_px", "status", "rule")
-    differing = sum([a[name] for name in spans] != [b[name] for name in spans] for a, b in zip(before, now, strict=True))
+    differing = sum(
+        [a[name] for name in spans] != [b[name] for name in spans] for a, b in zip(before, now, strict=True)
+    )
     median = {
         name: {key: statistics.median(run[key] for run in made) for key in made[0] if key != "clips"}
         for name, made in runs.items()

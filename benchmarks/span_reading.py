@@ -74,7 +74,9 @@ def both(folder: Path, gop: str, shots: int) -> dict[str, str]:
     clips = Table(str(spans / "clips"))
     for row in clips.read(clips.shards()[0]).to_pylist():
         span = row["first_frame"], row["first_frame"] + row["frames"]
-        cut_clip(source, home / "clips" / f"{row['first_frame']:06d}.mp4", *span, mode="reencode", crf=18, timeout_s=600)
+        cut_clip(
+            source, home / "clips" / f"{row['first_frame']:06d}.mp4", *span, mode="reencode", crf=18, timeout_s=600
+        )
     curate([str(home / "clips")], str(files), override(CurationConfig(), ["split=off", "basic.min_frames=1"]))
     return {"spans": str(spans), "files": str(files)}
 

@@ -63,17 +63,28 @@ def generate(
     """
     if not prompt.strip():
         raise UserError("the prompt is empty: say in a sentence what the video is to show")
-    kind = mimetypes.guess_type(out)[0] or ""  # a directory such as runs/v1.2 has none
-    if kind.startswith(("video/", "image/")) and not out.lower().endswith(".mp4"):
+    kind = mimetypes.guess_type(_name(out))[0] or ""  # a directory such as runs/v1.2 has none
+    if kind.startswith(("video/", "image/")) and not _is_mp4(out):
         raise UserError(f"--out {out!r}: videos are written as .mp4 files; name one, or a directory")
     chosen = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance}
     given = [f"generation.{field}={value}" for field, value in chosen.items() if value is not None]
     config = load_recipe(recipe or "shapes", [*(assignments or []), *given]).generation
     checkpoint = _checkpoint(model, recipe, config)
-    if prompt.lower().endswith(LISTS) and len(prompt.split()) == 1:
+    if len(prompt.split()) == 1 and _name(prompt).endswith(LISTS):
         _generate_list(prompt, checkpoint, out, config, overwrite=overwrite, retry=retry, address=address)
     else:
         _generate_one(prompt, checkpoint, out, config)
+
+
+def _name(location: str) -> str:
+    """The last part of a path or URI, in small letters."""
+    from mimir_ray.storage import parent
+
+    return parent(location)[1].lower()
+
+
+def _is_mp4(out: str) -> bool:
+    return _name(out).endswith(".mp4")
 
 
 def _generate_one(prompt: str, checkpoint: str, out: str, config: "GenerationConfig") -> None:
@@ -82,14 +93,14 @@ def _generate_one(prompt: str, checkpoint: str, out: str, config: "GenerationCon
 
     from mimir_ray.generation.checkpoint import load_generator
     from mimir_ray.generation.generator import generate_timed
-    from mimir_ray.storage import join, write_bytes, write_json
+    from mimir_ray.storage import join, parent, write_bytes, write_json
     from mimir_ray.video.write import encode_mp4
 
     silence_loading_bars()
     with status.status("loading the model"):
         generator = load_generator(checkpoint, config.runtime)
     request = config.request(prompt, model=generator.model)
-    path = out if out.lower().endswith(".mp4") else join(out, f"{request.request_id}.mp4")
+    path = out if _is_mp4(out) else join(out, f"{request.request_id}.mp4")
     columns = (TextColumn("denoising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=status, transient=True) as progress, torch.inference_mode():
         task = progress.add_task("denoising", total=config.num_inference_steps)
@@ -97,7 +108,8 @@ def _generate_one(prompt: str, checkpoint: str, out: str, config: "GenerationCon
             generator, request, lambda done, total: progress.update(task, completed=done, total=total)
         )
     write_bytes(path, encode_mp4(frames, request.fps))
-    write_json(path[: -len(".mp4")] + ".json", request.model_dump(mode="json"))
+    folder, name = parent(path)
+    write_json(join(folder, name[: -len(".mp4")] + ".json"), request.model_dump(mode="json"))
     logger.info("encode %.1f s, denoise %.1f s, decode %.1f s", timings.encode_s, timings.denoise_s, timings.decode_s)
     results.print(path, markup=False)
 
@@ -112,7 +124,7 @@ def _generate_list(
     retry: bool,
     address: str | None,
 ) -> None:
-    if out.lower().endswith(".mp4"):
+    if _is_mp4(out):
         raise UserError(f"--out {out!r} is one file, and {prompts} is a list: name a directory")
 
     from mimir_ray.generation.checkpoint import model_name
@@ -123,15 +135,18 @@ def _generate_list(
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.generation.batch import generate_batch
     from mimir_ray.generation.index import INDEX_FILE
+    from mimir_ray.storage import join
 
     connect(address)
     manifest = generate_batch(listed, checkpoint, out, config, overwrite=overwrite, retry_quarantined=retry)
     results.print(f"{out}: {manifest.ok} videos, {manifest.quarantined} quarantined of {manifest.inputs}", markup=False)
+    for repeated in listed.repeats():
+        results.print(f"  {repeated}", markup=False)
     for reason, count in list(manifest.reasons.items())[:FIRST_REASONS]:
         results.print(f"  {count} failed: {reason}", markup=False)
     if len(manifest.reasons) > FIRST_REASONS:
         results.print(f"  and {len(manifest.reasons) - FIRST_REASONS} more reasons", markup=False)
-    results.print(f"{out}/{INDEX_FILE} has a line for every prompt", markup=False)
+    results.print(f"{join(out, INDEX_FILE)} has a line for every prompt", markup=False)
 
 
 def _checkpoint(model: str | None, recipe: str | None, config: "GenerationConfig") -> str:

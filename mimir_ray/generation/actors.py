@@ -11,7 +11,7 @@ from mimir_ray.generation.config import RuntimeConfig
 from mimir_ray.generation.stages import Condition, Stopwatch
 from mimir_ray.model.sampling import DenoiseState
 from mimir_ray.records import SCHEMAS, GenerationRequest
-from mimir_ray.storage import Table, join, write_bytes
+from mimir_ray.storage import Table, below, join, parent, write_bytes
 from mimir_ray.video import encode_mp4
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class DecodeActor:
             except Exception as error:
                 reason = _reason("decoding and writing the video", error)
         columns = {
-            "path": None if reason else path,
+            "path": None if reason else below(parent(self._table.uri)[0], path),
             "encode_s": row["encode_s"],
             "denoise_s": row["denoise_s"],
             "decode_s": watch.lap(),

@@ -19,11 +19,11 @@ from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run
 from mimir_ray.generation.actors import DecodeActor, DenoiseActor, EncodeActor, generation_row
 from mimir_ray.generation.config import GenerationConfig, StageActors
-from mimir_ray.generation.index import write_index
+from mimir_ray.generation.index import forget_index, write_index
 from mimir_ray.generation.naming import model_name
 from mimir_ray.generation.prompts import BadLine, PromptList
 from mimir_ray.records import GenerationRequest
-from mimir_ray.storage import Manifest, Table, absolute, content_id, join
+from mimir_ray.storage import Manifest, Table, absolute, ahead, join
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -62,7 +62,7 @@ def generate_batch(
     """Generate every request that has no row yet; needs an initialised Ray.
 
     Videos are ``out/videos/<request_id>.mp4``, their records the table ``out/generations``, and ``out/index.jsonl``
-    says the same in text. The table keeps the videos of earlier prompt lists; the manifest counts it whole.
+    says what became of each line. The table keeps the videos of earlier prompt lists; the manifest counts it whole.
 
     Args:
         overwrite: discard what another model or number format left there.
@@ -71,14 +71,15 @@ def generate_batch(
     Raises:
         UserError: no checkpoint, or a table of another model or dtype.
     """
-    listed = prompts if isinstance(prompts, PromptList) else PromptList(requests=list(prompts))
+    listed = prompts if isinstance(prompts, PromptList) else PromptList(list(enumerate(prompts, 1)))
     table = Table(join(absolute(out), "generations"))
     table.begin(_Identity(model=model_name(checkpoint), dtype=config.runtime.dtype), overwrite=overwrite)
+    forget_index(table)
     requests = {request.request_id: request for request in listed.requests}
-    bad = {content_id("line", str(line.line), line.text): line for line in listed.bad}
+    bad = {line.request_id: line for line in listed.bad}
     _drop_failures(table, requests.keys() | bad.keys(), all_of_them=retry_quarantined)
-    for shard in table.pending(bad):
-        table.commit(shard, _bad_line_row(shard, bad[shard]))
+    for _ in ahead(lambda shard: table.commit(shard, _bad_line_row(shard, bad[shard])), table.pending(bad)):
+        pass
     pending = table.pending(requests)
     skipped = len(requests) - len(pending)
     logger.info("%d videos to make, %d are there, %d bad lines", len(pending), skipped, len(bad))
@@ -91,7 +92,7 @@ def generate_batch(
             "the worker process died twice over this request (see its log); shrink the video or give it more memory"
         )
         table.commit(shard, generation_row(requests[shard], status="quarantined", reason=reason))
-    write_index(table, [*requests, *bad])
+    write_index(table, [(line, meant.request_id) for line, meant in listed.lines])
     return table.finish(inputs=len(requests.keys() | bad.keys() | set(table.shards())))
 
 
@@ -145,7 +146,8 @@ def _watch(dataset: "Dataset", total: int, on_progress: Callable[[Progress], Non
 def _drop_failures(table: Table, expected: set[str], *, all_of_them: bool) -> None:
     """Forget failed rows that this prompt list no longer has (a mended line), or all of them."""
     candidates = table.shards() if all_of_them else sorted(set(table.shards()) - expected)
-    table.drop([shard for shard in candidates if table.read(shard, ["status"])["status"][0].as_py() != "ok"])
+    statuses = ahead(lambda shard: table.read(shard, ["status"])["status"][0].as_py(), candidates)
+    table.drop([shard for shard, status in zip(candidates, statuses, strict=True) if status != "ok"])
 
 
 def _bad_line_row(shard: str, bad: BadLine) -> pa.Table:

@@ -3,8 +3,9 @@
 import csv
 import io
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,9 +14,10 @@ from mimir_ray.config import UserError, from_dict
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.jsonl import decode, json_value, text_lines
 from mimir_ray.records import GenerationRequest
-from mimir_ray.storage import exists, filesystem, parent, read_bytes
+from mimir_ray.storage import content_id, exists, filesystem, parent, read_bytes
 
 FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
+SEEDS_NAMED = 8
 OVERRIDES = ("seed", "num_frames", "height", "width", "fps", "num_inference_steps", "guidance_scale")
 _INTEGERS = {"seed", "num_frames", "height", "width", "num_inference_steps"}
 
@@ -28,14 +30,40 @@ class BadLine:
     text: str
     reason: str
 
+    @property
+    def request_id(self) -> str:
+        """Sixteen hex characters that name it where a request has its own."""
+        return content_id("line", str(self.line), self.text)
 
-@dataclass
+
+@dataclass(frozen=True)
 class PromptList:
-    """What a file asks for: unique requests in its order, what could not be read, how many lines repeat a request."""
+    """What the lines of a file ask for."""
 
-    requests: list[GenerationRequest] = field(default_factory=list)
-    bad: list[BadLine] = field(default_factory=list)
-    repeated: int = 0
+    lines: Sequence[tuple[int, GenerationRequest | BadLine]]
+    """Number and meaning of every line that is not blank."""
+    further: Sequence[int] = ()
+    """The seeds of lines that repeat another one and name no seed: each is one more sample of its prompt."""
+
+    @cached_property
+    def requests(self) -> list[GenerationRequest]:
+        """Every video once, in the order of the first line that asks for it."""
+        asked = (meant for _, meant in self.lines if isinstance(meant, GenerationRequest))
+        return list({request.request_id: request for request in asked}.values())
+
+    @cached_property
+    def bad(self) -> list[BadLine]:
+        """The lines that are no requests."""
+        return [meant for _, meant in self.lines if isinstance(meant, BadLine)]
+
+    def repeats(self) -> Iterator[str]:
+        """What lines that repeat others mean, in a sentence each."""
+        if self.further:
+            seeds = sorted(set(self.further))
+            named = ", ".join(map(str, seeds)) if len(seeds) <= SEEDS_NAMED else f"{seeds[0]} to {seeds[-1]}"
+            yield f"{len(self.further):,} lines repeat a prompt: they are further samples, with seeds {named}"
+        if same := len(self.lines) - len(self.bad) - len(self.requests):
+            yield f"{same:,} lines repeat a prompt and its seed: they share the video of the first of them"
 
 
 def read_prompts(uri: str, config: GenerationConfig, model: str) -> PromptList:
@@ -43,6 +71,9 @@ def read_prompts(uri: str, config: GenerationConfig, model: str) -> PromptList:
 
     txt holds one prompt a line. jsonl, csv (with a header) and parquet have ``prompt`` and, per line if wanted, any of
     ``seed, num_frames, height, width, fps, num_inference_steps, guidance_scale``; the rest comes from ``config``.
+
+    A line without a seed that repeats another one is a further sample: the k-th repeat has the seed k above the first,
+    where no line names that seed itself.
 
     Raises:
         UserError: no such file, an unknown format, or a table without a prompt column.
@@ -52,20 +83,40 @@ def read_prompts(uri: str, config: GenerationConfig, model: str) -> PromptList:
         raise UserError(f"{uri} is no prompt list; use a file that ends in {', '.join(FORMATS)}")
     if not exists(uri):
         raise UserError(f"there is no prompt list at {uri}; give the path of a file with one prompt a line")
-    listed = PromptList()
-    seen: set[str] = set()
-    for line, text, row in _rows(uri, suffix):
-        try:
-            request = _request(row, config, model) if isinstance(row, dict) else _fail(row)
-        except UserError as error:
-            listed.bad.append(BadLine(line, text, str(error)))
-            continue
-        if request.request_id in seen:
-            listed.repeated += 1
-        else:
-            seen.add(request.request_id)
-            listed.requests.append(request)
-    return listed
+    asked = [
+        (line, _meant(line, text, row, config, model), isinstance(row, dict) and row.get("seed") is not None)
+        for line, text, row in _rows(uri, suffix)
+    ]
+    named = {meant.request_id for _, meant, names_seed in asked if names_seed}
+    latest: dict[str, GenerationRequest] = {}
+    lines: list[tuple[int, GenerationRequest | BadLine]] = []
+    further = []
+    for line, meant, names_seed in asked:
+        if isinstance(meant, GenerationRequest) and not names_seed:
+            first = meant.request_id
+            if first in latest:
+                meant = _further(latest[first], named)
+                further.append(meant.seed)
+            latest[first] = meant
+        lines.append((line, meant))
+    return PromptList(lines, further)
+
+
+def _meant(
+    line: int, text: str, row: dict[str, Any] | str, config: GenerationConfig, model: str
+) -> GenerationRequest | BadLine:
+    try:
+        return _request(row, config, model) if isinstance(row, dict) else BadLine(line, text, row)
+    except UserError as error:
+        return BadLine(line, text, str(error))
+
+
+def _further(request: GenerationRequest, named: set[str]) -> GenerationRequest:
+    """The request with the next seed that is not one of the ``named`` requests."""
+    while True:
+        request = request.model_copy(update={"seed": (request.seed + 1) % 2**63})
+        if request.request_id not in named:
+            return request
 
 
 def _request(row: dict[str, Any], config: GenerationConfig, model: str) -> GenerationRequest:
@@ -95,7 +146,7 @@ def _json_row(line: str, where: str) -> dict[str, Any] | str:
     try:
         row = json_value(line, where)
     except UserError as error:
-        return str(error)
+        return str(error).removeprefix(f"{where}: ")  # a bad line says its number itself
     return row if isinstance(row, dict) else 'not a JSON object; write {"prompt": "..."}'
 
 
@@ -139,7 +190,3 @@ def _parquet_rows(uri: str) -> Iterator[tuple[int, str, dict[str, Any] | str]]:
 def _need_prompt(uri: str, columns: Any) -> None:
     if "prompt" not in columns:
         raise UserError(f"{uri} has the columns {', '.join(columns) or '(none)'}; one of them must be named prompt")
-
-
-def _fail(reason: str) -> GenerationRequest:
-    raise UserError(reason)

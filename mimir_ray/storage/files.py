@@ -75,6 +75,8 @@ def parent(uri: str | os.PathLike[str]) -> tuple[str, str]:
 
 def below(root: str, uri: str) -> str:
     """``uri`` relative to ``root`` where it lies below it, else as it is: a tree that moves takes such paths along."""
+    if member := member_of(uri):
+        return member._replace(archive=below(root, member.archive)).location
     options = _options(root)
     path = uri.removesuffix(options).removeprefix(join(root.removesuffix(options), ".")[:-1])
     return path if _options(uri) == options and located(root, path) == uri else uri
@@ -82,6 +84,8 @@ def below(root: str, uri: str) -> str:
 
 def located(root: str, path: str) -> str:
     """The inverse of ``below``: where a path is that is relative to ``root``; others stay as they are."""
+    if member := member_of(path):
+        return member._replace(archive=located(root, member.archive)).location
     return path if _split(path) or os.path.isabs(path) else join(root, path)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.generation.prompts import PromptList
-from mimir_ray.storage import Table
+from mimir_ray.storage import Table, join, list_files
 from mimir_ray.video import probe, read_frames
 from tests.cli.command import mimir, run_python
 from tests.tiny import tiny_base, tiny_llm, tiny_mimir
@@ -60,6 +60,19 @@ def test_a_directory_with_a_dot_in_its_name_is_no_file(tmp_path: Path) -> None:
     assert "there is no prompt list" in result.stderr
 
 
+def test_locations_with_options_are_known_by_their_names(model: Path, s3: str) -> None:
+    given = ("--model", str(model), "--steps", "2")
+    result = mimir("generate", PROMPT, "--out", join(s3, "x.gif"), *given)
+    assert "written as .mp4 files" in result.stderr
+    result = mimir("generate", join(s3, "prompts.txt"), "--out", join(s3, "out"), *given)
+    assert "there is no prompt list" in result.stderr
+    result = mimir("generate", join(s3, "prompts.txt"), "--out", join(s3, "x.mp4"), *given)
+    assert "name a directory" in result.stderr
+    result = mimir("generate", PROMPT, "--out", join(s3, "made", "x.mp4"), *given)
+    assert result.exit_code == 0, result.output
+    assert list_files(join(s3, "made")) == [join(s3, "made", "x.json"), join(s3, "made", "x.mp4")]
+
+
 def test_a_list_needs_a_directory(model: Path, tmp_path: Path) -> None:
     result = mimir("generate", "p.txt", "--out", str(tmp_path / "x.mp4"), "--model", str(model), "--steps", "2")
     assert result.exit_code == 2
@@ -91,7 +104,9 @@ def test_a_list_becomes_requests_of_the_batch(model: Path, tmp_path: Path, monke
     monkeypatch.setattr("mimir_ray.generation.batch.generate_batch", batch)
     monkeypatch.setattr("mimir_ray.cli.ray_cluster.connect", lambda address: given.update(address=address))
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "a red circle", "seed": 3}\n{"text": "no prompt"}\n{"prompt": "a blue square"}\n')
+    prompts.write_text(
+        '{"prompt": "a red circle", "seed": 3}\n{"text": "no prompt"}\n' + 2 * '{"prompt": "a blue square"}\n'
+    )
     arguments = ("--model", str(model), "--seed", "9", "--address", "auto", "--retry-quarantined")
     result = mimir("generate", str(prompts), "--out", str(tmp_path / "videos"), *arguments)
     assert result.exit_code == 0, result.output
@@ -99,7 +114,8 @@ def test_a_list_becomes_requests_of_the_batch(model: Path, tmp_path: Path, monke
     assert "5 failed: line 1 is bad\n" in result.stdout
     assert "line 3 is bad\n  and 2 more reasons\n" in result.stdout
     assert f"{tmp_path}/videos/index.jsonl" in result.stdout
-    assert [request.seed for request in given["listed"].requests] == [3, 9]
+    assert "1 lines repeat a prompt: they are further samples, with seeds 10\n" in result.stdout
+    assert [request.seed for request in given["listed"].requests] == [3, 9, 10]
     assert len(given["listed"].bad) == 1
     assert (given["checkpoint"], given["address"]) == (str(model), "auto")
     assert (given["overwrite"], given["retry_quarantined"]) == (False, True)

@@ -1,11 +1,17 @@
 """What is known of a clip stays known when the shard that it is in changes."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig
+from mimir_ray.curation import measure as measuring
 from mimir_ray.curation.tables import Row, outcome_table, rows_of, stage_table
-from tests.curation.local import curate_whole
+from mimir_ray.video import VideoError
+from tests.curation.local import curate_whole, measure_later
 from tests.curation.rendering import moving, save
 
 CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=64"])
@@ -60,11 +66,23 @@ def test_files_keep_their_scores_when_a_grown_corpus_is_cut_into_more_shards(tmp
     assert {clip_id: now[clip_id] for clip_id in before} == before, "measured once: even the seconds are the same"
 
 
-def test_a_clip_that_failed_gets_another_try(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nothing", [None, math.nan])
+def test_a_clip_that_failed_or_has_no_number_gets_another_try(
+    nothing: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     save(source / "a.mp4", moving())
-    hopeless = override(CONFIG, ["decode_timeout_s=0.000001"])
-    assert curate_whole([str(source)], str(out), hopeless).clips.quarantined
+    measure_later(monkeypatch, "a.mp4")
+
+    def hopeless(clips: Sequence[Row], config: CurationConfig) -> list[Row]:
+        if nothing is None:
+            raise VideoError("the store did not answer")
+        return [scores | {"motion": nothing} for scores in measure(clips, config)]
+
+    measure = measuring.measure_clips
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "measure_clips", hopeless)
+        assert sum(curate_whole([str(source)], str(out), CONFIG).clips.quarantined.values()) == 1
     save(source / "b.mp4", moving(background=150))
     assert curate_whole([str(source)], str(out), CONFIG).clips.ok == 2

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,7 @@ from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.tables import Row, outcome_table, stage_table
 from mimir_ray.storage import Table, content_id, join, read_bytes, read_json, upload, write_json
 from mimir_ray.video import VideoError
-from tests.curation.local import curate_whole
+from tests.curation.local import curate_whole, measure_later
 from tests.curation.rendering import moving, save
 
 CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=4"])
@@ -44,15 +45,16 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "lost.mp4", moving(66))
     (folder / "same.mp4").write_bytes((folder / "a.mp4").read_bytes())
     (folder / BROKEN).write_text("no video")
-    measure = measuring.measure_clip
+    measure = measuring.measure_clips
 
-    def failing(clip: Row, config: CurationConfig) -> Row:
-        if clip["path"].endswith("lost.mp4"):
+    def failing(clips: Sequence[Row], config: CurationConfig) -> list[Row]:
+        if clips[0]["path"].endswith("lost.mp4"):
             raise VideoError("frame 7 of 66 cannot be decoded")
-        return measure(clip, config)
+        return measure(clips, config)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "measure_clip", failing)
+        patch.setattr(measuring, "measure_clips", failing)
+        measure_later(patch, "lost.mp4")
         curate_whole([str(folder)], str(out), CONFIG)
     (folder / "gone.mp4").unlink()
     return out

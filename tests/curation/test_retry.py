@@ -1,6 +1,8 @@
 """What could not be processed is tried again when that is asked for, and no score is computed twice."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,9 @@ from mimir_ray.curation import measure as measuring
 from mimir_ray.curation import split as splitting
 from mimir_ray.curation.retry import forget_failures
 from mimir_ray.curation.tables import Row, outcome_table, rows_of, stage_table
-from mimir_ray.video import VideoError, VideoInfo
-from tests.curation.local import LocalPipeline
+from mimir_ray.curation.watch import Watched
+from mimir_ray.video import VideoError
+from tests.curation.local import LocalPipeline, measure_later
 from tests.curation.rendering import moving, save
 
 CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=2"])
@@ -25,18 +28,19 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         save(folder / f"{index}.mp4", moving(background=150 + 10 * index))
     for name in ("1", "4"):
         (folder / f"{name}.down").touch()
-    read_info, measure = splitting.read_info, measuring.measure_clip
+    watch, measure = splitting.watch, measuring.measure_clips
 
-    def read(path: str, **limits: float) -> VideoInfo:
+    def read(path: str, *arguments: Any) -> Watched:
         _fail_while(folder / "1.down", path)
-        return read_info(path, **limits)
+        return watch(path, *arguments)
 
-    def measured(clip: Row, config: CurationConfig) -> Row:
-        _fail_while(folder / "4.down", clip["path"])
-        return measure(clip, config)
+    def measured(clips: Sequence[Row], config: CurationConfig) -> list[Row]:
+        _fail_while(folder / "4.down", clips[0]["path"])
+        return measure(clips, config)
 
-    monkeypatch.setattr(splitting, "read_info", read)
-    monkeypatch.setattr(measuring, "measure_clip", measured)
+    monkeypatch.setattr(splitting, "watch", read)
+    monkeypatch.setattr(measuring, "measure_clips", measured)
+    measure_later(monkeypatch, "4.mp4")
     monkeypatch.setattr("mimir_ray.curation.pipeline.pipeline", LocalPipeline)
     return folder
 
@@ -90,24 +94,24 @@ def test_a_run_that_was_killed_while_it_forgot_loses_nothing(
 def test_a_score_that_was_no_number_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(3):
         save(tmp_path / "in" / f"{index}.mp4", moving(background=150 + 20 * index))
-    measure, calls = measuring.measure_clip, list[str]()
+    measure, calls = measuring.measure_clips, list[str]()
 
-    def broken(clip: Row, config: CurationConfig) -> Row:
-        scores = measure(clip, config)
-        return scores | {"motion": float("nan")} if clip["path"].endswith("1.mp4") else scores
+    def broken(clips: Sequence[Row], config: CurationConfig) -> list[Row]:
+        return [scores | {"motion": float("nan")} for scores in measure(clips, config)]
 
-    def working(clip: Row, config: CurationConfig) -> Row:
-        calls.append(Path(clip["path"]).name)
-        return measure(clip, config)
+    def working(clips: Sequence[Row], config: CurationConfig) -> list[Row]:
+        calls.extend(Path(clip["path"]).name for clip in clips)
+        return measure(clips, config)
 
+    measure_later(monkeypatch, "1.mp4")
     monkeypatch.setattr("mimir_ray.curation.pipeline.pipeline", LocalPipeline)
-    monkeypatch.setattr(measuring, "measure_clip", broken)
+    monkeypatch.setattr(measuring, "measure_clips", broken)
     source, out = [str(tmp_path / "in")], str(tmp_path / "out")
     first = curate(source, out, CONFIG)
     assert first.clips.ok == 2
     reason = "measure: gave no number as motion, which a rule needs; --retry-quarantined tries again"
     assert first.clips.quarantined == {reason: 1}
-    monkeypatch.setattr(measuring, "measure_clip", working)
+    monkeypatch.setattr(measuring, "measure_clips", working)
     again = curate(source, out, CONFIG)
     assert (again.clips, again.shards_reused) == (first.clips, first.shards)
     assert curate(source, out, CONFIG, retry_quarantined=True).clips.ok == 3

@@ -11,11 +11,10 @@ import pytest
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig
 from mimir_ray.curation import rules as rules_module
-from mimir_ray.curation.measure import measure_clip
 from mimir_ray.curation.rules import RULES, Rule, Rules, shortfalls
-from mimir_ray.curation.split import facts
+from mimir_ray.curation.sources import discover
+from mimir_ray.curation.split import split_files
 from mimir_ray.curation.tables import SCORES, Row
-from mimir_ray.video import read_info
 from tests.curation.local import curate_here
 from tests.curation.rendering import blinking, half_black, moving, save
 
@@ -24,7 +23,8 @@ CONFIG = override(CurationConfig(), ["split=off"])
 
 def judge(path: Path, config: CurationConfig = CONFIG) -> dict[str, str]:
     """Reasons by rule, for every rule that the file falls short of."""
-    clip = facts(read_info(path)) | measure_clip({"path": str(path)}, config)
+    made = split_files(discover([str(path)]).files, config)
+    clip = made.clips[0] | made.scores[0]
     return {miss.rule: miss.reason for miss in shortfalls(clip, Rules.of(config))}
 
 

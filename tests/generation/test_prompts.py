@@ -8,7 +8,8 @@ import pytest
 
 from mimir_ray.config import UserError
 from mimir_ray.generation.config import GenerationConfig, StageActors
-from mimir_ray.generation.prompts import read_prompts
+from mimir_ray.generation.prompts import BadLine, PromptList, read_prompts
+from mimir_ray.records import GenerationRequest
 
 
 def write(folder: Path, name: str, text: str) -> str:
@@ -19,9 +20,10 @@ def write(folder: Path, name: str, text: str) -> str:
 
 def test_txt_is_a_prompt_a_line(tmp_path: Path, config: GenerationConfig) -> None:
     listed = read_prompts(write(tmp_path, "p.txt", "\ufeffa red ball\n\n  a blue box \r\na red ball\n"), config, "m")
-    assert [request.prompt for request in listed.requests] == ["a red ball", "a blue box"]
-    assert (listed.repeated, listed.bad) == (1, [])
-    assert listed.requests[0] == config.request("a red ball", "m")
+    expected = [config.request("a red ball", "m"), config.request("a blue box", "m")]
+    assert listed.requests == [*expected, config.request("a red ball", "m", seed=config.seed + 1)]
+    assert listed.bad == []
+    assert [line for line, _ in listed.lines] == [1, 3, 4], "as an editor counts them"
 
 
 def test_jsonl_overrides_and_reports_bad_lines(tmp_path: Path, config: GenerationConfig) -> None:
@@ -60,6 +62,53 @@ def test_parquet(tmp_path: Path, config: GenerationConfig) -> None:
     listed = read_prompts(path, config, "m")
     assert [(request.prompt, request.seed) for request in listed.requests] == [("a", 1), ("b", 0)]
     assert [bad.line for bad in listed.bad] == [2]
+
+
+def seeds(listed: PromptList) -> list[int]:
+    return [meant.seed for _, meant in listed.lines if isinstance(meant, GenerationRequest)]
+
+
+def test_a_line_that_repeats_another_one_is_a_further_sample(tmp_path: Path, config: GenerationConfig) -> None:
+    config = config.model_copy(update={"seed": 40})
+    few = read_prompts(write(tmp_path, "few.txt", "a\nb\na\na\nb\n"), config, "m")
+    assert seeds(few) == [40, 40, 41, 42, 41]
+    assert len(few.requests) == 5
+    assert list(few.repeats()) == ["3 lines repeat a prompt: they are further samples, with seeds 41, 42"]
+    more = read_prompts(write(tmp_path, "more.txt", "a\nb\na\na\nb\na\n"), config, "m")
+    assert more.requests == [*few.requests, config.request("a", "m", seed=43)], "one more line is one more video"
+    many = read_prompts(write(tmp_path, "many.txt", "a\n" * 30), config, "m")
+    assert list(many.repeats()) == ["29 lines repeat a prompt: they are further samples, with seeds 41 to 69"]
+    once = read_prompts(write(tmp_path, "once.txt", "a\nb\n"), config, "m")
+    assert list(once.repeats()) == []
+
+
+def test_lines_that_name_their_seed_are_one_video(tmp_path: Path, config: GenerationConfig) -> None:
+    text = "\n".join(
+        [
+            '{"prompt": "a"}',
+            '{"prompt": "a", "seed": 2}',
+            '{"prompt": "a", "seed": 2}',
+            '{"prompt": "a"}',
+            "no json",
+            '{"prompt": "a"}',
+            '{"prompt": "a", "num_frames": 17}',
+            '{"prompt": "a", "seed": 0}',
+        ]
+    )
+    listed = read_prompts(write(tmp_path, "p.jsonl", text), config, "m")
+    assert seeds(listed) == [0, 2, 2, 1, 3, 0, 0], "a seed that a line names is nobody's further sample"
+    assert len(listed.requests) == 5
+    assert list(listed.repeats()) == [
+        "2 lines repeat a prompt: they are further samples, with seeds 1, 3",
+        "2 lines repeat a prompt and its seed: they share the video of the first of them",
+    ]
+    assert [line for line, _ in listed.lines] == list(range(1, 9))
+    assert isinstance(listed.lines[4][1], BadLine)
+
+
+def test_a_further_sample_of_the_last_seed_has_the_first(tmp_path: Path, config: GenerationConfig) -> None:
+    config = config.model_copy(update={"seed": 2**63 - 1})
+    assert seeds(read_prompts(write(tmp_path, "p.txt", "a\na\n"), config, "m")) == [2**63 - 1, 0]
 
 
 @pytest.mark.parametrize(("name", "text"), [("p.doc", "a"), ("p.csv", "text,seed\na,1\n"), ("absent.txt", None)])

@@ -99,13 +99,17 @@ S3 = "s3://b/data?endpoint_override=http://x:1&scheme=http"
         (S3, "s3://b/data/a.mp4?endpoint_override=http://y:2", "s3://b/data/a.mp4?endpoint_override=http://y:2"),
         ("memory://root", "memory://root/a.mp4", "a.mp4"),
         ("memory://", "memory://a.mp4", "a.mp4"),
+        ("/data", "tar://c/a.mp4#1536,20480::/data/b.tar", "tar://c/a.mp4#1536,20480::b.tar"),
+        ("/data", "tar://data/a.mp4::/elsewhere/b.tar", "tar://data/a.mp4::/elsewhere/b.tar"),
+        (S3, f"tar://a.mp4::{join(S3, 'b.tar')}", "tar://a.mp4::b.tar"),
     ],
 )
 def test_paths_below_a_root_are_relative_and_come_back(root: str, uri: str, path: str) -> None:
     assert below(root, uri) == path
     assert located(root, path) == uri
     if path != uri:
-        assert located("/moved", path) == f"/moved/{path}"
+        inside, chained, file = path.rpartition("::")
+        assert located("/moved", path) == f"{inside}{chained}/moved/{file}"
         assert located("s3://new/place?region=eu", "c/a.mp4") == "s3://new/place/c/a.mp4?region=eu"
 
 
