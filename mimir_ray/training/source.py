@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from mimir_ray.config import UserError
+from mimir_ray.records import VERSIONS
 from mimir_ray.storage import READERS, Table, content_id, join
 
 _CLIP = ["clip_id"]
@@ -88,6 +89,11 @@ class StoredTables:
         clips, captions, latents = (self._table(name).manifest() for name in ("clips", "captions", "latents"))
         if clips is None or latents is None:
             return
+        if latents.schema_version != VERSIONS["latents"]:
+            raise UserError(
+                f"the latents under {self.root} are of version {latents.schema_version}, made from frames as an earlier "
+                f"mimir read them, and its clips of version {clips.schema_version}: run `mimir precompute --overwrite`"
+            )
         again = "was curated again since precompute; run `mimir precompute` on it, which encodes what is new"
         if clips.ok != latents.inputs:
             raise UserError(f"{self.root} keeps {clips.ok} clips and {latents.inputs} were encoded: it {again}")

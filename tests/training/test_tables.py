@@ -79,6 +79,16 @@ def curate(root: Path, clips: dict[str, list[str]], texts: dict[str, str] | None
         table.finish(count)
 
 
+def test_latents_of_frames_as_an_earlier_version_read_them_are_refused(tmp_path: Path) -> None:
+    root = write_tables(tmp_path, clips=12, shards=3)
+    latents = Table(str(tmp_path / "latents"))
+    curate(tmp_path, {shard: latents.read(shard, ["clip_id"])["clip_id"].to_pylist() for shard in latents.shards()})
+    manifest = tmp_path / "latents" / "_manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 3', '"schema_version": 2'))
+    with pytest.raises(UserError, match=r"latents under .* are of version 2, .* run `mimir precompute --overwrite`"):
+        open_data(root, True, WEIGHTS)
+
+
 def test_a_data_root_that_was_curated_again_must_be_encoded_again(tmp_path: Path) -> None:
     root = write_tables(tmp_path, clips=12, shards=3)
     latents = Table(str(tmp_path / "latents"))
