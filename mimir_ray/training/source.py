@@ -91,7 +91,7 @@ class StoredTables:
             return
         if latents.schema_version != VERSIONS["latents"]:
             raise UserError(
-                f"the latents under {self.root} are of version {latents.schema_version}, made from frames as an earlier "
+                f"the latents under {self.root} are of version {latents.schema_version}, from frames as an earlier "
                 f"mimir read them, and its clips of version {clips.schema_version}: run `mimir precompute --overwrite`"
             )
         again = "was curated again since precompute; run `mimir precompute` on it, which encodes what is new"
