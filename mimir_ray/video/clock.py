@@ -22,14 +22,25 @@ class Clock:
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         self._period = 1 / rate / self.base
         self._longest = LONGEST_STEP_S / self.base if formats(container) & {"mpegts", "mpeg"} else None
+        self._in_order_of_decoding = "avi" in formats(container)
+        self.first: int | None = None
+        """The time of the first frame in the stream's units, if it has one."""
         self._pts: int | None = None
         self._lasts = Fraction(0)
         self._ticks: Fraction | None = None
 
+    def shown_s(self, frame: av.VideoFrame) -> float:
+        """`time_s` of the next frame. An AVI only counts packets as they are decoded, one after another to be shown."""
+        if not self._in_order_of_decoding:
+            return self.time_s(frame.pts, frame.duration)
+        if frame.dts is None or self._pts is None:  # the last ones have no packet of their own
+            return self.time_s(frame.dts, int(self._lasts))
+        return self.time_s(frame.dts, frame.dts - self._pts)
+
     def time_s(self, pts: int | None, duration: int | None) -> float:
         """When the next frame is shown, from its time and its duration in the stream's units, as far as it has any."""
         if self._ticks is None:
-            self._ticks = Fraction(0)
+            self._ticks, self.first = Fraction(0), pts
         else:
             step = Fraction(0) if pts is None or self._pts is None else Fraction(pts - self._pts)
             if step <= 0 or (self._longest is not None and step > self._longest):

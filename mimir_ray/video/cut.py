@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from mimir_ray.video.decode import Cursor, no_such_frame
 from mimir_ray.video.errors import VideoError
+from mimir_ray.video.light import BT601, BT709, UNSPECIFIED, needs_mapping
 from mimir_ray.video.probe import Index, VideoInfo
 from mimir_ray.video.source import DECODE_ERRORS, opened
-from mimir_ray.video.view import BT601, BT709, UNSPECIFIED, Painter, Pose, matrix_of, needs_mapping, written_matrix
+from mimir_ray.video.view import Painter, Pose, matrix_of, written_matrix
 from mimir_ray.video.write import CRF, PRESET, add_h264, open_mp4
 
 Mode = Literal["reencode", "copy", "either"]

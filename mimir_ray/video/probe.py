@@ -15,18 +15,9 @@ import av.error
 from mimir_ray.video.clock import Clock
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.h264 import holds_idr, nal_length_bytes
+from mimir_ray.video.light import BT601, UNSPECIFIED, needs_mapping
 from mimir_ray.video.source import DECODE_ERRORS, decoded, explained, formats, opened, size_of_file
-from mimir_ray.video.view import (
-    BT601,
-    HDR,
-    UNSPECIFIED,
-    Pose,
-    displayed_size,
-    matrix_of,
-    needs_mapping,
-    pose_of,
-    transfer_of,
-)
+from mimir_ray.video.view import HDR, Pose, displayed_size, matrix_of, pose_of, transfer_of
 from mimir_ray.video.whole import check_complete
 
 TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})  # these store a presentation time for every frame
@@ -135,7 +126,7 @@ def probe(path: str | Path) -> VideoInfo:
         with opened(path) as (container, stream):
             clock, times_s, interlaced = Clock(container, stream), [], False
             for frame in decoded(container.demux(stream)):
-                times_s.append(clock.time_s(frame.pts, frame.duration))
+                times_s.append(clock.shown_s(frame))
                 interlaced = interlaced or bool(frame.interlaced_frame)
             return info_of(container, stream, found.look, size_bytes, times_s, clock, interlaced=interlaced)
     except DECODE_ERRORS as error:
@@ -219,9 +210,10 @@ def _promised_s(container: "av.container.InputContainer", stream: "av.VideoStrea
     if not names & TIMED_CONTAINERS:
         return 0.0
     if stream.duration and stream.time_base:
-        promised_s = float(stream.duration * stream.time_base)
-    elif container.duration and len(container.streams) == 1:
+        promised_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    elif container.duration and len(container.streams) == 1:  # Matroska's, counted from 0
         promised_s = container.duration / av.time_base
+    promised_s -= float((clock.first or 0) * clock.base)
     return promised_s if promised_s > clock.end_s + clock.period_s / 2 else 0.0
 
 

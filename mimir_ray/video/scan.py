@@ -58,7 +58,7 @@ def scan(path: str, views: Sequence[View]) -> Iterator[Promise | Shown | VideoIn
             def timed() -> Iterator[av.VideoFrame]:
                 nonlocal interlaced
                 for frame in decoded(container.demux(stream)):
-                    times_s.append(clock.time_s(frame.pts, frame.duration))
+                    times_s.append(clock.shown_s(frame))
                     interlaced = interlaced or bool(frame.interlaced_frame)
                     yield frame
 
