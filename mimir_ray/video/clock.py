@@ -13,7 +13,8 @@ LONGEST_STEP_S = 10
 class Clock:
     """Gives the frames of a stream their times, one after another in the order in which they are shown, from 0 on.
 
-    A step that does not go forward is as long as the frame before it lasts; so joined recordings follow each other.
+    A step backwards is as long as the frame before it lasts, so joined recordings follow each other. Frames that share
+    a time are a unit apart: times ascend.
     """
 
     def __init__(self, container: "av.container.InputContainer", stream: "av.VideoStream") -> None:
@@ -28,6 +29,7 @@ class Clock:
         self._pts: int | None = None
         self._lasts = Fraction(0)
         self._ticks: Fraction | None = None
+        self._ahead = Fraction(0)
 
     def shown_s(self, frame: av.VideoFrame) -> float:
         """`time_s` of the next frame. An AVI only counts packets as they are decoded, one after another to be shown."""
@@ -42,9 +44,13 @@ class Clock:
         if self._ticks is None:
             self._ticks, self.first = Fraction(0), pts
         else:
-            step = Fraction(0) if pts is None or self._pts is None else Fraction(pts - self._pts)
-            if step <= 0 or (self._longest is not None and step > self._longest):
-                step = self._lasts
+            step = Fraction(-1) if pts is None or self._pts is None else Fraction(pts - self._pts)
+            if step < 0 or (self._longest is not None and step > self._longest):
+                step, self._ahead = self._lasts, Fraction(0)
+            elif step <= self._ahead:  # at the same time as the one before it: it is the one that is seen
+                step, self._ahead = Fraction(1), self._ahead + 1 - step
+            else:
+                step, self._ahead = step - self._ahead, Fraction(0)
             self._ticks += step
         self._pts = pts
         self._lasts = Fraction(duration) if duration else self._period

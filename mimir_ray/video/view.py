@@ -35,6 +35,7 @@ PixelFormat = Literal["rgb24", "bgr24", "gray8", "yuv420p"]
 SMPTE240M, RGB_MATRIX = 7, 0  # matrices in ISO/IEC 23091-2
 TRANSFERS = {PQ: "pq", HLG: "hlg", UNSPECIFIED: "unspecified", BT709: "bt709", BT601: "bt601", SRGB: "srgb"}
 """Names of the common ones; the others go by their number in ISO/IEC 23091-2."""
+LONGEST_PIXEL = 4
 HDR = frozenset({"pq", "hlg"})
 _MATRICES = {
     BT709: Colorspace.ITU709,
@@ -90,6 +91,11 @@ def pose_of(frame: av.VideoFrame) -> Pose:
     if abs(int(b)) > abs(int(a)):
         return Pose(transposed=True, right_to_left=bool(c < 0), upside_down=bool(b < 0))
     return Pose(right_to_left=bool(a < 0), upside_down=bool(d < 0))
+
+
+def aspect_of(stated: Fraction | None) -> Fraction:
+    """Width of a stored pixel over its height; one that no picture has is a fault of the file, and taken for square."""
+    return stated if stated and 1 / LONGEST_PIXEL <= stated <= LONGEST_PIXEL else Fraction(1)
 
 
 def displayed_size(frame: av.VideoFrame, pose: Pose, pixel_aspect: Fraction) -> tuple[int, int]:
