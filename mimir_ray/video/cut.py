@@ -13,11 +13,12 @@ import numpy as np
 from av.codec.context import Flags
 from numpy.typing import NDArray
 
-from mimir_ray.video.decode import Cursor, no_such_frame
+from mimir_ray.video.decode import Cursor
 from mimir_ray.video.errors import VideoError
+from mimir_ray.video.light import BT601, BT709, UNSPECIFIED, needs_mapping
 from mimir_ray.video.probe import Index, VideoInfo
 from mimir_ray.video.source import DECODE_ERRORS, opened
-from mimir_ray.video.view import BT601, BT709, UNSPECIFIED, Painter, Pose, matrix_of, needs_mapping, written_matrix
+from mimir_ray.video.view import Painter, Pose, matrix_of, written_matrix
 from mimir_ray.video.write import CRF, PRESET, add_h264, open_mp4
 
 Mode = Literal["reencode", "copy", "either"]
@@ -45,10 +46,10 @@ def cut(
     What `out` holds after an error is of no use. Raises VideoError; may crash, may hang.
     """
     span = start_frame, end_frame
-    if not 0 <= start_frame < end_frame:
-        raise VideoError(f"frames {start_frame} to {end_frame - 1} were asked for; a cut takes at least one of them")
-    if end_frame > info.frames:
-        raise no_such_frame(end_frame - 1, info.frames)
+    if not 0 <= start_frame < end_frame <= info.frames:
+        raise VideoError(
+            f"frames {start_frame} to {end_frame - 1} were asked for; the video has frames 0 to {info.frames - 1}"
+        )
     try:
         if mode == "copy" or (mode == "either" and _copied_whole(path, out, index, span)):
             return span if mode == "either" else _copy(path, out, index, *span)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import Index
-from mimir_ray.video.source import DECODE_ERRORS, decoded, opened
+from mimir_ray.video.source import DECODE_ERRORS, damaged, decoded, opened
 from mimir_ray.video.view import Painter, deinterlaced
 
 FramesFHWC = NDArray[np.uint8]
@@ -50,11 +50,6 @@ def fit(width_px: int, height_px: int, short_side_px: int | None) -> tuple[int, 
     if short_side_px is None or short <= short_side_px:
         return width_px, height_px
     return round(width_px * short_side_px / short), round(height_px * short_side_px / short)
-
-
-def damaged(seen: int, error: Exception) -> VideoError:
-    """The error for a video of which `seen` frames could be decoded before one could not."""
-    return VideoError(f"damaged: decoding stops at frame {seen} ({error})")
 
 
 def no_such_frame(index: int, frames: int) -> VideoError:
@@ -112,7 +107,7 @@ class Cursor:
         """
         frames_FHWC: FramesFHWC = np.empty((len(indices), height_px, width_px, 3), np.uint8)
         pose = self._index.look.pose
-        frames = self._whole(indices, span) if self._index.odd else self._plain(indices)
+        frames = self._whole(indices, span) if self._index.odd else self._plain(indices, span)
         for place, frame in enumerate(frames):
             frames_FHWC[place] = self._painter.paint(frame, pose, width_px, height_px, "rgb24")
         return frames_FHWC
@@ -121,12 +116,12 @@ class Cursor:
         """The decoded frames of a span, in order and deinterlaced. Raises VideoError."""
         return self._whole(range(*span), span)
 
-    def _plain(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
+    def _plain(self, indices: Sequence[int], span: Span | None) -> Iterator[av.VideoFrame]:
         """The frames at `indices`, by way of keyframes; from the first interlaced one on all that lie between."""
         for place, index in enumerate(indices):
             frame = self._at(index)
             if frame.interlaced_frame:
-                yield from self._whole(indices[place:], None)
+                yield from self._whole(indices[place:], span)
                 return
             yield frame
 

@@ -15,19 +15,9 @@ import av.error
 from mimir_ray.video.clock import Clock
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.h264 import holds_idr, nal_length_bytes
-from mimir_ray.video.source import DECODE_ERRORS, decoded, explained, formats, opened, size_of_file
-from mimir_ray.video.view import (
-    BT601,
-    HDR,
-    UNSPECIFIED,
-    Pose,
-    displayed_size,
-    matrix_of,
-    needs_mapping,
-    pose_of,
-    transfer_of,
-)
-from mimir_ray.video.whole import check_complete
+from mimir_ray.video.light import BT601, UNSPECIFIED, needs_mapping
+from mimir_ray.video.source import DECODE_ERRORS, damaged, decoded, explained, formats, opened
+from mimir_ray.video.view import HDR, Pose, aspect_of, displayed_size, matrix_of, pose_of, transfer_of
 
 TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})  # these store a presentation time for every frame
 ONE_PACKET_A_FRAME = frozenset({"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "dnxhd", "ffv1", "png", "rawvideo"})
@@ -124,37 +114,36 @@ def probe(path: str | Path) -> VideoInfo:
 
     Raises VideoError, whose message a person understands, when the file is no video, is empty, cut off or unreadable.
     """
-    size_bytes = size_of_file(path)
+    times_s: list[float] = []
     try:
         with opened(path) as (container, stream):
-            found = _index(container, stream, size_bytes)
+            found = _index(container, stream)
             clock = Clock(container, stream)
             if not found.odd:
                 times_s = [clock.time_s(*frame) for frame in zip(found.starts, found.lasts, strict=True)]
-                return info_of(container, stream, found.look, size_bytes, times_s, clock, seekable=found.seekable)
+                return info_of(container, stream, found.look, times_s, clock, seekable=found.seekable)
         with opened(path) as (container, stream):
-            clock, times_s, interlaced = Clock(container, stream), [], False
+            clock, interlaced = Clock(container, stream), False
             for frame in decoded(container.demux(stream)):
-                times_s.append(clock.time_s(frame.pts, frame.duration))
+                times_s.append(clock.shown_s(frame))
                 interlaced = interlaced or bool(frame.interlaced_frame)
-            return info_of(container, stream, found.look, size_bytes, times_s, clock, interlaced=interlaced)
+            return info_of(container, stream, found.look, times_s, clock, interlaced=interlaced)
     except DECODE_ERRORS as error:
-        raise explained(error, path) from error
+        raise (damaged(len(times_s), error) if times_s else explained(error, path)) from error
 
 
 def index(path: str | Path) -> Index:
     """What the packets of `path` tell. Raises VideoError as `probe` does."""
-    size_bytes = size_of_file(path)
     try:
         with opened(path) as (container, stream):
-            return _index(container, stream, size_bytes)
+            return _index(container, stream)
     except DECODE_ERRORS as error:
         raise explained(error, path) from error
 
 
 def look_of(stream: "av.VideoStream", frame: av.VideoFrame) -> Look:
     """What a file's first frame says of all."""
-    pose, aspect = pose_of(frame), Fraction(stream.sample_aspect_ratio or 1)
+    pose, aspect = pose_of(frame), aspect_of(stream.sample_aspect_ratio)
     width_px, height_px = displayed_size(frame, pose, aspect)
     return Look(
         codec=stream.codec_context.codec.canonical_name,
@@ -176,7 +165,6 @@ def info_of(
     container: "av.container.InputContainer",
     stream: "av.VideoStream",
     look: Look,
-    size_bytes: int,
     times_s: list[float],
     clock: Clock,
     *,
@@ -199,7 +187,7 @@ def info_of(
         pixel_aspect=float(look.pixel_aspect),
         interlaced=interlaced or look.interlaced,
         transfer=look.transfer,
-        size_bytes=size_bytes,
+        size_bytes=container.size,
         times_s=tuple(times_s),
         seekable=seekable,
     )
@@ -219,21 +207,21 @@ def _promised_s(container: "av.container.InputContainer", stream: "av.VideoStrea
     if not names & TIMED_CONTAINERS:
         return 0.0
     if stream.duration and stream.time_base:
-        promised_s = float(stream.duration * stream.time_base)
-    elif container.duration and len(container.streams) == 1:
+        promised_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    elif container.duration and len(container.streams) == 1:  # Matroska's, counted from 0
         promised_s = container.duration / av.time_base
+    promised_s -= float((clock.first or 0) * clock.base)
     return promised_s if promised_s > clock.end_s + clock.period_s / 2 else 0.0
 
 
-def _index(container: "av.container.InputContainer", stream: "av.VideoStream", size_bytes: int) -> Index:
+def _index(container: "av.container.InputContainer", stream: "av.VideoStream") -> Index:
     names = formats(container)
-    check_complete(container.name, names, size_bytes)
     context = stream.codec_context
     h264, nal_length = context.name == "h264", nal_length_bytes(context.extradata)
     shown: list[tuple[int, int]] = []
     keys: list[int] = []
     first: av.VideoFrame | None = None
-    begun, sorted_keys, whole_keys, odd = False, True, True, context.codec.canonical_name not in ONE_PACKET_A_FRAME
+    keyframes, sorted_keys, whole_keys, odd = 0, True, True, context.codec.canonical_name not in ONE_PACKET_A_FRAME
     before: int | None = None
     key_pts: int | None = None
     for packet in container.demux(stream):
@@ -252,14 +240,14 @@ def _index(container: "av.container.InputContainer", stream: "av.VideoStream", s
             start = before or 0
         if packet.is_keyframe:
             key_pts = start
+            keyframes += 1
             whole = not h264 or holds_idr(bytes(packet), nal_length)
             whole_keys = whole_keys and whole
             keys += [start] * whole
         elif key_pts is not None and start < key_pts:
-            odd = odd or len(keys) <= 1  # pictures that lead the first keyframe need what came before it
+            odd = odd or keyframes == 1  # pictures that lead the first keyframe need what came before it
             sorted_keys = False
-        odd = odd or not (begun or packet.is_keyframe)
-        begun = True
+        odd = odd or not keyframes
         shown.append((start, packet.duration or 0))
     if first is None:
         raise VideoError("no frame can be decoded: the file is damaged or cut off")

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimir_ray.video.clock import Clock
-from mimir_ray.video.decode import damaged, fit
+from mimir_ray.video.decode import fit
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import VideoInfo, info_of, look_of
-from mimir_ray.video.source import DECODE_ERRORS, decoded, explained, formats, opened, size_of_file
+from mimir_ray.video.source import DECODE_ERRORS, damaged, decoded, explained, opened
 from mimir_ray.video.view import Painter, PixelFormat, deinterlaced
-from mimir_ray.video.whole import check_complete
 
 
 @dataclass(frozen=True)
@@ -48,21 +47,19 @@ class Shown:
 
 def scan(path: str, views: Sequence[View]) -> Iterator[Promise | Shown | VideoInfo]:
     """A promise, the frames, and in the end the facts. Raises VideoError; may crash, may hang."""
-    size_bytes = size_of_file(path)
-    seen = 0
+    times_s: list[float] = []
     try:
         with opened(path) as (container, stream):
-            check_complete(container.name, formats(container), size_bytes)
-            clock, painter, look, times_s, interlaced = Clock(container, stream), Painter(), None, [], False
+            clock, painter, look, interlaced = Clock(container, stream), Painter(), None, False
 
             def timed() -> Iterator[av.VideoFrame]:
                 nonlocal interlaced
                 for frame in decoded(container.demux(stream)):
-                    times_s.append(clock.time_s(frame.pts, frame.duration))
+                    times_s.append(clock.shown_s(frame))
                     interlaced = interlaced or bool(frame.interlaced_frame)
                     yield frame
 
-            for seen, frame in enumerate(deinterlaced(timed(), clock.base)):
+            for number, frame in enumerate(deinterlaced(timed(), clock.base)):
                 if look is None:
                     look = look_of(stream, frame)
                     duration_s = float((container.duration or 0) / av.time_base)
@@ -73,9 +70,9 @@ def scan(path: str, views: Sequence[View]) -> Iterator[Promise | Shown | VideoIn
                     )
                     for view in views
                 ]
-                yield Shown(times_s[seen], tuple(pictures))
+                yield Shown(times_s[number], tuple(pictures))
             if look is None:
                 raise VideoError("no frame can be decoded: the file is damaged or cut off")
-            yield info_of(container, stream, look, size_bytes, times_s, clock, interlaced=interlaced)
+            yield info_of(container, stream, look, times_s, clock, interlaced=interlaced)
     except DECODE_ERRORS as error:
-        raise (damaged(seen, error) if seen else explained(error, path)) from error
+        raise (damaged(len(times_s), error) if times_s else explained(error, path)) from error

@@ -13,6 +13,7 @@ import av
 import av.error
 
 from mimir_ray.video.errors import VideoError
+from mimir_ray.video.whole import check_complete
 
 OPEN_OPTIONS = {"protocol_whitelist": "file"}  # a playlist with a video's name must not reach other hosts
 DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
@@ -21,8 +22,10 @@ DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
 
 @contextmanager
 def opened(path: str | Path) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
-    """A file and its video stream, to be decoded by one thread. Raises VideoError and DECODE_ERRORS."""
+    """A complete file and its video stream, to be decoded by one thread. Raises VideoError and DECODE_ERRORS."""
+    size_bytes = size_of_file(path)
     with av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace") as container:
+        check_complete(container.name, formats(container), size_bytes)
         stream = video_stream(container)
         stream.thread_count = 1
         yield container, stream
@@ -76,8 +79,13 @@ def size_of_file(path: str | Path) -> int:
     return status.st_size
 
 
+def damaged(seen: int, error: Exception) -> VideoError:
+    """The error for a video of which `seen` frames could be decoded before one could not."""
+    return VideoError(f"damaged: decoding stops at frame {seen} ({error})")
+
+
 def explained(error: Exception, path: str | Path) -> VideoError:
-    """Why a file cannot be opened or read, in words."""
+    """Why a file cannot be opened, or nothing of it decoded, in words."""
     if isinstance(error, av.error.InvalidDataError):
         with open(path, "rb") as file:
             if file.read(8)[4:] == b"ftyp":

@@ -16,16 +16,26 @@ from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
+from mimir_ray.video.light import (
+    BT601,
+    BT709,
+    BT2020,
+    HLG,
+    PQ,
+    SRGB,
+    UNSPECIFIED,
+    WHITE,
+    WHITE_OF_LIMITED,
+    in_sdr,
+    needs_mapping,
+)
+
 PixelFormat = Literal["rgb24", "bgr24", "gray8", "yuv420p"]
 
-UNSPECIFIED = 2  # of matrix, primaries and transfer in ISO/IEC 23091-2
-BT709, BT601, SMPTE240M, BT2020 = 1, 6, 7, 9
-RGB_MATRIX = 0
-PQ, HLG = 16, 18
-WIDE_PRIMARIES = frozenset({9, 10, 11, 12})
-"""BT.2020, XYZ and the two of P3. What old television had differs little from BT.709, and no player converts it."""
-TRANSFERS = {PQ: "pq", HLG: "hlg", UNSPECIFIED: "unspecified", BT709: "bt709", BT601: "bt601", 13: "srgb"}
+SMPTE240M, RGB_MATRIX = 7, 0  # matrices in ISO/IEC 23091-2
+TRANSFERS = {PQ: "pq", HLG: "hlg", UNSPECIFIED: "unspecified", BT709: "bt709", BT601: "bt601", SRGB: "srgb"}
 """Names of the common ones; the others go by their number in ISO/IEC 23091-2."""
+LONGEST_PIXEL = 4
 HDR = frozenset({"pq", "hlg"})
 _MATRICES = {
     BT709: Colorspace.ITU709,
@@ -83,6 +93,11 @@ def pose_of(frame: av.VideoFrame) -> Pose:
     return Pose(right_to_left=bool(a < 0), upside_down=bool(d < 0))
 
 
+def aspect_of(stated: Fraction | None) -> Fraction:
+    """Width of a stored pixel over its height; one that no picture has is a fault of the file, and taken for square."""
+    return stated if stated and 1 / LONGEST_PIXEL <= stated <= LONGEST_PIXEL else Fraction(1)
+
+
 def displayed_size(frame: av.VideoFrame, pose: Pose, pixel_aspect: Fraction) -> tuple[int, int]:
     """Width and height in square pixels: the side on which pixels are longer is stretched, so nothing is lost."""
     width, height = Fraction(frame.width), Fraction(frame.height)
@@ -105,16 +120,11 @@ def matrix_of(frame: av.VideoFrame) -> int:
     return BT709 if frame.width >= 1280 or frame.height > 576 else BT601
 
 
-def needs_mapping(frame: av.VideoFrame) -> bool:
-    """Whether its colours are not those of SDR in BT.709: a curve of HDR, or wide primaries."""
-    return frame.color_trc in (PQ, HLG) or frame.color_primaries in WIDE_PRIMARIES
-
-
 class Painter:
     """Makes pictures of decoded frames; it keeps swscale's tables."""
 
     def __init__(self) -> None:
-        self._reformatter, self._mapper = VideoReformatter(), VideoReformatter()
+        self._reformatter, self._decoder = VideoReformatter(), VideoReformatter()
 
     def paint(
         self, frame: av.VideoFrame, pose: Pose, width_px: int, height_px: int, pixel_format: PixelFormat
@@ -128,35 +138,38 @@ class Painter:
     ) -> av.VideoFrame:
         """The frame in this format and size, as stored: not turned yet.
 
-        HDR is mapped to SDR by swscale, whose curve and gamut mapping are relative to a white of 203 cd/m2 (ITU-R
-        BT.2408); wide primaries become those of BT.709. `yuv420p` keeps the frame's matrix, BT.709 of what was mapped,
-        and has limited range.
+        What is HDR or has wide primaries becomes SDR with those of BT.709. `yuv420p` keeps the frame's matrix, BT.709
+        of what was mapped, and has limited range.
         """
         matrix = matrix_of(frame)
         if needs_mapping(frame):
-            frame, matrix = self._mapped(frame, width_px, height_px), RGB_MATRIX
+            frame, matrix = self._mapped(frame, matrix, width_px, height_px), RGB_MATRIX
+        written = pixel_format == "yuv420p" or matrix == RGB_MATRIX
         return self._reformatter.reformat(
             frame,
             width_px,
             height_px,
             pixel_format,
             src_colorspace=_MATRICES.get(matrix),
-            dst_colorspace=_MATRICES[written_matrix(matrix)] if pixel_format == "yuv420p" else None,
+            dst_colorspace=_MATRICES[written_matrix(matrix)] if written else None,
             dst_color_range=ColorRange.MPEG if pixel_format == "yuv420p" else None,
             threads=1,
         )
 
-    def _mapped(self, frame: av.VideoFrame, width_px: int, height_px: int) -> av.VideoFrame:
-        if frame.colorspace == UNSPECIFIED:
-            frame.colorspace = BT2020 if frame.color_primaries == BT2020 else BT709
-        if frame.color_trc == UNSPECIFIED:
-            frame.color_trc = BT709
-        if frame.color_primaries == UNSPECIFIED:
-            frame.color_primaries = BT2020
-        trc = BT709 if frame.color_trc in (PQ, HLG) else frame.color_trc
-        return self._mapper.reformat(
-            frame, width_px, height_px, "rgb24", dst_color_trc=trc, dst_color_primaries=BT709, threads=1
+    def _mapped(self, frame: av.VideoFrame, matrix: int, width_px: int, height_px: int) -> av.VideoFrame:
+        if frame.colorspace == UNSPECIFIED and frame.color_primaries in (BT2020, UNSPECIFIED):
+            matrix = BT2020
+        rgb = self._decoder.reformat(
+            frame, width_px, height_px, "rgb48le", src_colorspace=_MATRICES.get(matrix), threads=1
         )
+        full = matrix == RGB_MATRIX or frame.color_range == ColorRange.JPEG
+        pixels_HWC = in_sdr(
+            np.asarray(rgb.to_ndarray(), np.uint16),
+            WHITE if full else WHITE_OF_LIMITED,
+            frame.color_trc,
+            frame.color_primaries,
+        )
+        return av.VideoFrame.from_ndarray(pixels_HWC, format="rgb24")
 
 
 def written_matrix(matrix: int) -> int:

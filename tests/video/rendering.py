@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from numpy.typing import NDArray
 
 BITS = 8
@@ -61,6 +62,7 @@ def encode(
     options: dict[str, str] | None = None,
     fps: int = 16,
     times_ms: Sequence[int] | None = None,
+    last_ms: int = 0,
     rotation_deg: int = 0,
 ) -> Path:
     """Write a video with full control of the encoder; the index of an mp4 comes first."""
@@ -71,12 +73,15 @@ def encode(
         stream.pix_fmt, stream.thread_count = pixel_format, 1
         if times_ms is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
+            stream.codec_context.flags |= Flags.frame_duration if last_ms else 0
         if rotation_deg:
             stream.set_display_rotation(rotation_deg)
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.time_base = Fraction(1, fps) if times_ms is None else Fraction(1, 1000)
             frame.pts = index if times_ms is None else times_ms[index]
+            if times_ms is not None and last_ms:
+                frame.duration = (*times_ms, times_ms[-1] + last_ms)[index + 1] - times_ms[index]
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

@@ -121,17 +121,17 @@ def test_a_machine_without_decord_reads_with_pyav(tmp_path: Path, missing_decord
 def test_a_child_that_was_killed_is_replaced(tmp_path: Path) -> None:
     write_mp4(tmp_path / "a.mp4", numbered(20), 16)
     read_frames(tmp_path / "a.mp4", [3])
-    child = read._child()
+    child = read._reader.child()
     os.kill(child._process.pid, signal.SIGKILL)
     assert numbers(read_frames(tmp_path / "a.mp4", [4]).frames) == [4]
-    assert read._child() is not child
+    assert read._reader.child() is not child
 
 
 def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     write_mp4(tmp_path / "a.mp4", numbered(9), 16)
     script = (
         "import sys; from mimir_ray.video import read, read_frames; read_frames(sys.argv[1], [0]);"
-        "print(read._child()._process.pid, flush=True); import os; os.kill(os.getpid(), 9)"
+        "print(read._reader.child()._process.pid, flush=True); import os; os.kill(os.getpid(), 9)"
     )
     parent = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.mp4")], capture_output=True, text=True)
     pid = int(parent.stdout)
@@ -161,4 +161,4 @@ def _replace_decord(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "decord.py").write_text(body)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    monkeypatch.setattr(read, "_current", None)
+    monkeypatch.setattr(read, "_reader", read._Role())
