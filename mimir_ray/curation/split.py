@@ -19,6 +19,7 @@ from mimir_ray.curation.tables import Row
 from mimir_ray.curation.watch import Watched, check_length, watch
 from mimir_ray.storage import content_id, file_id, local_copy
 from mimir_ray.video import Promise, ShotFinder, VideoError, VideoInfo, mean_fps
+from mimir_ray.video.shots import ROUNDING_S
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +196,7 @@ def _missing(video_id: str, start_s: float, end_s: float, info: VideoInfo) -> Ro
         "clip_id": _clip_id(video_id, start_s, end_s),
         "start_s": start_s,
         "end_s": end_s,
+        "duration_s": None,
         "status": "quarantined",
         "reason": f"split: {why}: mend the list",
         "stage": "split",
@@ -225,7 +227,7 @@ def _shots(watched: Watched, info: VideoInfo, split: Split | Literal["off"], fin
     times_s = [*info.times_s, info.duration_s]
     bounds = [0, *watched.cuts, info.frames]
     lasting_s = [times_s[end] - times_s[first] for first, end in zip(bounds, bounds[1:], strict=False)]
-    short = sum(lasts_s < split.min_clip_s for lasts_s in lasting_s)
+    short = sum(lasts_s < split.min_clip_s - ROUNDING_S for lasts_s in lasting_s)
     row: Row = {"shots": len(lasting_s), "short_shots": short}
     if short == len(lasting_s):
         which = "its only shot" if short == 1 else f"the longest of its {short} shots"
