@@ -11,12 +11,11 @@ import pytest
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig
 from mimir_ray.curation import rules as rules_module
-from mimir_ray.curation.measure import measure_clip
 from mimir_ray.curation.rules import RULES, Rule, Rules, shortfalls
-from mimir_ray.curation.split import facts
+from mimir_ray.curation.sources import discover
+from mimir_ray.curation.split import split_files
 from mimir_ray.curation.tables import SCORES, Row
-from mimir_ray.video import read_info
-from tests.curation.local import curate_here
+from mimir_ray.curation.verdict import verdict
 from tests.curation.rendering import blinking, half_black, moving, save
 
 CONFIG = override(CurationConfig(), ["split=off"])
@@ -24,12 +23,14 @@ CONFIG = override(CurationConfig(), ["split=off"])
 
 def judge(path: Path, config: CurationConfig = CONFIG) -> dict[str, str]:
     """Reasons by rule, for every rule that the file falls short of."""
-    clip = facts(read_info(path)) | measure_clip({"path": str(path)}, config)
-    return {miss.rule: miss.reason for miss in shortfalls(clip, Rules.of(config))}
+    return {miss.rule: miss.reason for miss in shortfalls(row(path, config), Rules.of(config))}
 
 
 def row(path: Path, config: CurationConfig = CONFIG) -> Row:
-    return curate_here([path], path.with_suffix(""), config)[1][0]
+    """The clip that a file is."""
+    made = split_files(discover([str(path)]).files, config)
+    (clip,), (scores,) = made.clips, made.scores
+    return clip | scores | verdict(clip | scores, [], Rules.of(config), ["measure"])
 
 
 def test_a_plain_moving_clip_is_kept(tmp_path: Path) -> None:
