@@ -127,7 +127,7 @@ class Farneback(Config):
 
 
 class Measures(Config):
-    """How the scores are measured. Frames are grey (BT.601 luma of RGB), shrunk where they are large."""
+    """How the scores are measured. Frames are grey (the luma of the video, from 0 to 255), shrunk where they are large."""
 
     short_side_px: int = Field(256, ge=16)
     """Frames with a longer short side are shrunk to it. Smaller ones stay: the scores are relative to the frame."""
@@ -136,7 +136,7 @@ class Measures(Config):
     motion_fps: float = Field(2.0, gt=0)
     """Optical flow runs between frames this far apart."""
     motion_pairs: int = Field(64, ge=1)
-    """At most this many pairs of frames, spread evenly over the clip, so that a long clip costs no more memory."""
+    """At most this many pairs of frames, spread evenly over the clip, count: a long clip's score is a mean over them."""
     farneback: Farneback = Farneback()
     black_level: int = Field(32, ge=1, le=255)
     """A pixel whose grey value (0 to 255) is below this is black."""
@@ -181,10 +181,21 @@ class CurationConfig(Config):
     captions: CaptionRules | Literal["off"] = "off"
     pools: Pools = Pools()
     decode_timeout_s: float = Field(60.0, gt=0)
-    """Wall time that one decoder may take over the frames of one clip before it is ended."""
+    """Wall time without a frame, or over the frames of one clip, after which a decoder is ended; a clip that begins late
+    in its video has more, by `limits.seconds_per_second`."""
     files_per_shard: int = Field(32, ge=1)
     """Files in a unit of work, about: what a killed run does again at most, once per core."""
     cpus_per_task: float = Field(1.0, gt=0)
     """Decoding and optical flow run on one thread each, one after the other."""
     max_retries: int = Field(2, ge=0)
     """How often a shard is tried again after its worker died. Ray's own default is for ever."""
+
+    @model_validator(mode="after")
+    def _clips_hold_a_step(self) -> "CurationConfig":
+        step_s = 1 / self.measures.motion_fps
+        if self.split != "off" and self.split.max_clip_s <= step_s:
+            raise ValueError(
+                f"split.max_clip_s {self.split.max_clip_s:g} is not above {step_s:g} s, the step between the frames "
+                f"that motion is measured on (1 / measures.motion_fps): raise one of the two"
+            )
+        return self

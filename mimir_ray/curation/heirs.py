@@ -1,31 +1,52 @@
-"""Scores outlive their shard: a file that joins a shard, changes or goes makes a new one, with the same other clips."""
+"""What is known outlives its shard: a file that joins a shard, changes or goes makes a new one, with the same others."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 
 from mimir_ray.curation.rules import missing
-from mimir_ray.curation.tables import commit, rows_of, stage_table
+from mimir_ray.curation.split import Known
+from mimir_ray.curation.tables import Row, commit, outcome_table, rows_of, stage_table
 from mimir_ray.storage import predecessors
 
 OF_MORE_THAN_THE_CLIP = ("agreement",)
 """Stages whose scores also depend on captions that came with the file, and those may be what has changed."""
 
 
-def scored_before(out: str, shards: Iterable[str], stages: Sequence[str]) -> dict[str, list[str]]:
-    """For each of all shards the other ones that have scores and may be those that its files were in before."""
-    return predecessors(shards, {shard for stage in stages for shard in stage_table(out, stage).shards()})
+def known_before(out: str, shards: Iterable[str], stages: Sequence[str]) -> dict[str, list[str]]:
+    """For each of all shards the other ones that hold something and may be those that its files were in before."""
+    return predecessors(shards, {shard for stage in ("split", *stages) for shard in stage_table(out, stage).shards()})
+
+
+def known_files(out: str, before: Sequence[str]) -> dict[str, Known]:
+    """Files that were watched in the shards `before`, by the ids of their bytes."""
+    videos, clips = outcome_table(out, "videos"), stage_table(out, "split")
+    known: dict[str, Known] = {}
+    for shard in before:
+        if videos.has(shard) and clips.has(shard):
+            of_file: defaultdict[str, list[Row]] = defaultdict(list)
+            for clip in rows_of(clips, shard):
+                of_file[clip["video_id"]].append(clip)
+            for video in rows_of(videos, shard):
+                if video["status"] != "quarantined" and video["rule"] != "duplicate":
+                    known[video["video_id"]] = Known(video, of_file[video["video_id"]])
+    return known
+
+
+def known_scores(out: str, stage: str, shards: Iterable[str], clip_ids: Collection[str]) -> dict[str, Row]:
+    """The scores that these shards have of clips; failures are left behind."""
+    table = stage_table(out, stage)
+    rows = [row for shard in shards if table.has(shard) for row in rows_of(table, shard)]
+    scored = (row for row in rows if row["status"] == "ok" and not missing(row, stage))
+    return {row["clip_id"]: row for row in scored if row["clip_id"] in clip_ids}
 
 
 def inherit(out: str, shard: str, before: Sequence[str], stages: Sequence[str]) -> None:
-    """Commit for the clips of a shard the scores that the shards `before` it have of them; failures are left behind."""
+    """Commit for the clips of a shard the scores that the shards `before` it have of them."""
     if not len(before):
         return
-    clips = set(stage_table(out, "split").read(shard, ["clip_id"])["clip_id"].to_pylist())
+    clip_ids = set(stage_table(out, "split").read(shard, ["clip_id"])["clip_id"].to_pylist())
     for stage in stages:
         table = stage_table(out, stage)
-        if stage in OF_MORE_THAN_THE_CLIP or table.has(shard):
-            continue
-        rows = [row for other in before if table.has(other) for row in rows_of(table, other)]
-        scored = (row for row in rows if row["status"] == "ok" and not missing(row, stage))
-        known = {row["clip_id"]: row for row in scored if row["clip_id"] in clips}
-        if known:
-            commit(table, shard, known.values())
+        if stage not in OF_MORE_THAN_THE_CLIP and not table.has(shard):
+            if known := known_scores(out, stage, before, clip_ids):
+                commit(table, shard, known.values())

@@ -42,7 +42,8 @@ class Track:
     def end(self) -> None:
         """One of the clips that begin here ended with the last frame that was added."""
         _, time_s, _ = self._last
-        if self._tick_s() <= time_s - self.time_s + TIME_TOLERANCE_S or not self.flows:
+        still_first = self._from[0] == self.index  # then a clip's two ends are all there is, as `sample` has it
+        if still_first or self._tick_s() <= time_s - self.time_s + TIME_TOLERANCE_S:
             self._measure()
         self.clips -= 1
 

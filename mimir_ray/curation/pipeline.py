@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from mimir_ray.config import Config, fingerprint
 from mimir_ray.curation.asking import Tell, ask
 from mimir_ray.curation.config import CurationConfig
-from mimir_ray.curation.heirs import scored_before
+from mimir_ray.curation.heirs import known_before
 from mimir_ray.curation.models.config import require_models
 from mimir_ray.curation.retry import forget_failures
 from mimir_ray.curation.rules import Rules
@@ -75,7 +75,7 @@ def curate(
     pending = clips.pending(shards)
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
-        before = scored_before(out, shards, [stage.name for stage in scoring_stages(config)])
+        before = known_before(out, shards, [stage.name for stage in scoring_stages(config)])
         dataset = pipeline({name: shards[name] for name in pending}, before, out, config, engine)
         for _ in run_shards(dataset, "curation", len(shards) - len(pending), len(shards), progress):
             pass  # what the stages find out goes to the tables
@@ -85,8 +85,9 @@ def curate(
             "not write, and Ray's log says which. The others are committed: run again to retry. "
             f"The first lost file is {shards[lost[0]][0].path}"
         )
-    for scores in (stage_table(out, stage.name) for stage in scoring_stages(config)):
-        scores.drop(set(scores.shards()) - set(shards))
+    made_by = ["split", *(stage.name for stage in scoring_stages(config))]
+    for table in (outcome_table(out, "videos"), *(stage_table(out, name) for name in made_by)):
+        table.drop(set(table.shards()) - set(shards))
     outcome_table(out, "videos").finish(len(files))
     cut, texts = _count_inputs(out, config)
     outcome_table(out, "captions").finish(texts)
@@ -104,7 +105,7 @@ def pipeline(
 ) -> "Dataset":
     """The whole of curation: one row a shard through every stage; what they find out goes straight to `out`.
 
-    `before` are the shards that each one may inherit scores from.
+    `before` are the shards that each one may inherit from.
 
     Raises UserError for an engine that is needed and not there.
     """
@@ -147,7 +148,7 @@ def _scored(shards: Iterable[str], common: dict[str, Any]) -> bool:
 def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: bool) -> Table:
     """Begin every table of the run, the last of which is returned.
 
-    Shards whose files are gone are dropped, but for their scores, which the shards in their place may inherit.
+    Shards whose files are gone are dropped, but for what the shards in their place may inherit.
     """
     split_key, stages = SplitKey(limits=config.limits, split=config.split), scoring_stages(config)
     keys: dict[Table, Config] = {stage_table(out, stage.name): stage.key for stage in reversed(stages)}
@@ -163,7 +164,7 @@ def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: 
         logger.warning("dropping %d shards of files that have changed or are no longer among the sources", len(gone))
     whole = set(clips.shards()).intersection(*(table.shards() for table in keys))
     clips.drop(set(clips.shards()) - whole)  # judged by what is gone
-    for table in (clips, outcome_table(out, "captions"), outcome_table(out, "videos"), stage_table(out, "split")):
+    for table in (clips, outcome_table(out, "captions")):
         table.drop(set(table.shards()) - shards)
     return clips
 

@@ -136,7 +136,8 @@ def _losses(what: str, losses: Losses) -> str:
 
 def _work(findings: Findings) -> Iterator[Sequence[str]]:
     for work in findings.work:
-        yield work.name, f"{work.clips:,}", f"{work.failures:,}", f"{work.seconds:,.1f} s", _rate(work)
+        took = f"{work.seconds:,.1f} s" if work.seconds else "in that of split" if work.name == "measure" else "–"
+        yield work.name, f"{work.clips:,}", f"{work.failures:,}", took, _rate(work)
     for name in findings.off:
         yield name, "off", "", "", ""
 

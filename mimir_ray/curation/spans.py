@@ -38,7 +38,7 @@ class ShotSpans:
 
     def ended(self, index: int, time_s: float, *, cut: bool) -> list[int]:
         longest_s = self._split.max_clip_s + self._split.min_clip_s
-        ended = [first for first, first_s in self._running.items() if cut or time_s > first_s + longest_s + 1.0]
+        ended = [first for first, first_s in self._running.items() if cut or time_s > first_s + longest_s + ROUNDING_S]
         for first in ended:
             del self._running[first]
         return ended
@@ -97,9 +97,9 @@ def shot_spans(shots: Sequence[int], times_s: Sequence[float], split: Split) -> 
         start = first
         while start < end:
             rest_s = times_s[end] - times_s[start]
-            if rest_s < split.min_clip_s:
+            if rest_s < split.min_clip_s - ROUNDING_S:
                 break
-            if rest_s <= split.max_clip_s + split.min_clip_s:  # no rest too short to be a clip
+            if rest_s <= split.max_clip_s + split.min_clip_s + ROUNDING_S:  # no rest too short to be a clip
                 found.append((start, end))
                 break
             found.append((start, _frame_at(times_s, start, end, times_s[start] + split.max_clip_s)))

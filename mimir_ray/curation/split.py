@@ -6,7 +6,7 @@ A clip is a span of its file. Nothing is written but rows.
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Literal
@@ -19,6 +19,7 @@ from mimir_ray.curation.tables import Row
 from mimir_ray.curation.watch import Watched, check_length, watch
 from mimir_ray.storage import content_id, file_id, local_copy
 from mimir_ray.video import Promise, ShotFinder, VideoError, VideoInfo, mean_fps
+from mimir_ray.video.shots import ROUNDING_S
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,24 @@ class Outcome:
     scores: list[Row] = field(default_factory=list)
 
 
-def split_files(files: Sequence[SourceFile], config: CurationConfig) -> Outcome:
-    """Watch files one after another.
+@dataclass(frozen=True)
+class Known:
+    """Rows of `videos` and of `split` that were made of a file's bytes before."""
+
+    video: Row
+    clips: Sequence[Row]
+
+    def suits(self, file: SourceFile, split: Split | Literal["off"]) -> bool:
+        """Whether its clips are those that would be found: not those that a list gave, or gives now."""
+        if file.spans:
+            return False
+        if split != "off":
+            return self.video["shots"] is not None
+        return [(clip["first_frame"], clip["frames"]) for clip in self.clips] == [(0, self.video["frames"])]
+
+
+def split_files(files: Sequence[SourceFile], config: CurationConfig, known: Mapping[str, Known] | None = None) -> Outcome:
+    """Watch files one after another, but for those whose bytes are `known`.
 
     A file whose bytes another one before it had is rejected as its duplicate; all that could be duplicates of each
     other lie in one shard.
@@ -48,16 +65,19 @@ def split_files(files: Sequence[SourceFile], config: CurationConfig) -> Outcome:
     made = Outcome()
     first: dict[str, str] = {}
     for file in files:
-        video, clips, scores = split_file(file, config, first)
+        video, clips, scores = split_file(file, config, first, known or {})
         made.videos.append(video)
         made.clips += clips
         made.scores += scores
     return made
 
 
-def split_file(file: SourceFile, config: CurationConfig, first: dict[str, str]) -> tuple[Row, list[Row], list[Row]]:
+def split_file(
+    file: SourceFile, config: CurationConfig, first: dict[str, str], known: Mapping[str, Known]
+) -> tuple[Row, list[Row], list[Row]]:
     """The row of a file, those of its clips and of their scores; of one that cannot be processed or is a duplicate why,
-    and no clip. `first` has the path of the first file with each content id, and is added to.
+    and no clip. `first` has the path of the first file with each content id, and is added to. Clips that are `known`
+    come without scores.
     """
     stage, began_s = "open", time.perf_counter()
     video: Row = {"video_id": content_id("path", file.path), "path": file.path, "size_bytes": max(file.size_bytes, 0)}
@@ -70,11 +90,13 @@ def split_file(file: SourceFile, config: CurationConfig, first: dict[str, str]) 
             stage, content = "probe", file_id(path)
             if content in first:
                 reason = f"has the same bytes as {first[content]}"
-                return (
-                    video | {"video_id": content, "status": "rejected", "rule": "duplicate", "reason": reason},
-                    [],
-                    [],
-                )
+                duplicate = {"video_id": content, "status": "rejected", "rule": "duplicate", "reason": reason}
+                return video | duplicate, [], []
+            if (before := known.get(content)) and before.suits(file, config.split):
+                stage, first[content] = "captions", file.path
+                texts = [asdict(caption) for caption in captions_of_source(file)]
+                common = {"path": file.path, "captions": texts}
+                return before.video | {"path": file.path}, [clip | common for clip in before.clips], []
 
             def expect(promise: Promise) -> None:
                 nonlocal stage
@@ -96,9 +118,9 @@ def split_file(file: SourceFile, config: CurationConfig, first: dict[str, str]) 
     clips: dict[str, Row] = {}
     for clip in _clips(file, video, watched, info, config.split, spans):
         clips.setdefault(clip["clip_id"], clip)
-        texts = clip.pop("given") or captions
-        known = clips[clip["clip_id"]].setdefault("captions", [])
-        known += [text for text in map(asdict, texts) if text not in known]
+        given = clip.pop("given") or captions
+        told = clips[clip["clip_id"]].setdefault("captions", [])
+        told += [text for text in map(asdict, given) if text not in told]
     scores = [_score(clip, watched) for clip in clips.values() if clip["status"] == "ok"]
     for clip in list(clips.values())[:1]:
         clip["seconds"] = time.perf_counter() - began_s
@@ -180,7 +202,7 @@ def _clip(video_id: str, span: Span, times_s: Sequence[float], info: VideoInfo) 
         "first_frame": first,
         "frames": end - first,
         "times_s": [time_s - start_s for time_s in times_s[first:end]],
-        "duration_s": end_s - start_s,
+        "duration_s": round(end_s - start_s, 9),  # times are floats: a second from 4.4 s on has less than one
         "fps": mean_fps(end - first, end_s - start_s, Fraction(info.fps)),
         "status": "ok",
         "reason": "",
@@ -195,6 +217,7 @@ def _missing(video_id: str, start_s: float, end_s: float, info: VideoInfo) -> Ro
         "clip_id": _clip_id(video_id, start_s, end_s),
         "start_s": start_s,
         "end_s": end_s,
+        "duration_s": None,
         "status": "quarantined",
         "reason": f"split: {why}: mend the list",
         "stage": "split",
@@ -225,7 +248,7 @@ def _shots(watched: Watched, info: VideoInfo, split: Split | Literal["off"], fin
     times_s = [*info.times_s, info.duration_s]
     bounds = [0, *watched.cuts, info.frames]
     lasting_s = [times_s[end] - times_s[first] for first, end in zip(bounds, bounds[1:], strict=False)]
-    short = sum(lasts_s < split.min_clip_s for lasts_s in lasting_s)
+    short = sum(lasts_s < split.min_clip_s - ROUNDING_S for lasts_s in lasting_s)
     row: Row = {"shots": len(lasting_s), "short_shots": short}
     if short == len(lasting_s):
         which = "its only shot" if short == 1 else f"the longest of its {short} shots"

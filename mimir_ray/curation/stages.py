@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mimir_ray.config import Config, UserError
 from mimir_ray.curation.config import AgreementConfig, CurationConfig, Measures, RecaptionConfig, WatermarkConfig
-from mimir_ray.curation.heirs import inherit
+from mimir_ray.curation.heirs import inherit, known_files, known_scores
 from mimir_ray.curation.models.config import LIKELIEST_TOKENS
 from mimir_ray.curation.rules import Rules, shortfalls
 from mimir_ray.curation.sources import SourceFile
@@ -111,16 +111,18 @@ def _engine(name: str, asked: WatermarkConfig | RecaptionConfig, config: Curatio
 
 def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, Any]:
     """Commit the shard's files to `videos`, their clips and what was measured on the way to the tables of those stages,
-    and other scores that are known of them.
+    and other scores that are known of them. A file that a shard before it held is not watched again.
     """
-    shard, table = row["shard"], stage_table(out, "split")
+    shard, before, table = row["shard"], list(row["before"]), stage_table(out, "split")
     if not table.has(shard):
         files: list[SourceFile] = pickle.loads(row["files"])
-        made = split_files(files, config)
-        commit(stage_table(out, "measure"), shard, made.scores)
+        made = split_files(files, config, known_files(out, before))
+        scores = {score["clip_id"]: score for score in made.scores}
+        scores |= known_scores(out, "measure", [*before, shard], {clip["clip_id"] for clip in made.clips})
+        commit(stage_table(out, "measure"), shard, scores.values())
         commit(outcome_table(out, "videos"), shard, made.videos)
         commit(table, shard, made.clips)
-    inherit(out, shard, row["before"], [stage.name for stage in scoring_stages(config)])
+    inherit(out, shard, before, [stage.name for stage in scoring_stages(config)])
     return {"shard": shard}
 
 

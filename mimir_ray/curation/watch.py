@@ -63,10 +63,8 @@ def watch(
             case Promise():
                 expect(found)
             case Shown(time_s=time_s, pictures=(grey_HW, *others)):
-                check_length(len(meter.times_s), time_s, limits)
-                allowed_s = GRACE_S + limits.seconds_per_second * time_s
-                if time.monotonic() - began_s > allowed_s:
-                    raise VideoError(f"took more than {allowed_s:.0f} s to decode up to {time_s:.0f} s")
+                check_length(len(meter.times_s) + len(waiting) + 1, time_s, limits)
+                check_pace(time.monotonic() - began_s, time_s, limits)
                 waiting.append((time_s, grey_HW))
                 if finder is not None:
                     cuts_at.update(finder.add(others[0]))
@@ -74,12 +72,23 @@ def watch(
                 if spans.over and not to_the_end:
                     break
             case VideoInfo():
+                check_length(found.frames, found.duration_s, limits)
                 info = found
     if finder is not None:
         cuts_at.update(finder.end())
     settle(0)
     meter.end_all()
     return Watched(info, sorted(cuts_at), meter)
+
+
+def check_pace(took_s: float, time_s: float, limits: Limits) -> None:
+    """Raise VideoError where a pass that has come to `time_s` of a video takes too long."""
+    allowed_s = GRACE_S + limits.seconds_per_second * time_s
+    if took_s > allowed_s:
+        raise VideoError(
+            f"took more than {allowed_s:.0f} s up to {time_s:.1f} s of it; {GRACE_S:.0f} s and "
+            f"{limits.seconds_per_second:g} s for each second are allowed (limits.seconds_per_second)"
+        )
 
 
 def check_length(frames: int, duration_s: float, limits: Limits) -> None:

@@ -19,6 +19,15 @@ def moving(frames: int = 65, height: int = 64, width: int = 64, background: int 
     return video
 
 
+def shots(*lengths: int) -> Video:
+    """Shots of these many frames, that differ in everything."""
+    colours = [(220, 40), (120, 200), (240, 150), (90, 250)]
+    made = [moving(length, 64, 96, *colours[i % 4]) for i, length in enumerate(lengths)]
+    return np.concatenate([shot if i % 2 else shot[..., ::-1] // (1, 2, 1) for i, shot in enumerate(made)]).astype(
+        np.uint8
+    )
+
+
 def half_black(columns: int, width: int = 80) -> Video:
     """65 frames, 64 pixels high, whose first `columns` of `width` columns are black."""
     video = np.full((65, 64, width, 3), 220, np.uint8)

@@ -1,20 +1,27 @@
 """What is known of a clip stays known when the shard that it is in changes."""
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mimir_ray.config import override
-from mimir_ray.curation import CurationConfig
-from mimir_ray.curation import measure as measuring
+from mimir_ray.curation import CurationConfig, write_report
 from mimir_ray.curation.tables import Row, outcome_table, rows_of, stage_table
-from mimir_ray.video import VideoError
-from tests.curation.local import curate_whole, measure_later
-from tests.curation.rendering import moving, save
+from mimir_ray.curation.watch import Watched, watch
+from tests.curation.local import curate_whole
+from tests.curation.rendering import moving, save, shots
 
 CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=64"])
+
+
+def table_rows(out: Path, name: str) -> list[Row]:
+    table = outcome_table(str(out), name)
+    return sorted((row for shard in table.shards() for row in rows_of(table, shard)), key=str)
+
+
+def rows(out: Path, name: str) -> dict[str, Row]:
+    return {row["clip_id"]: row for row in table_rows(out, name)}
 
 
 def measured(out: Path) -> dict[str, Row]:
@@ -66,23 +73,92 @@ def test_files_keep_their_scores_when_a_grown_corpus_is_cut_into_more_shards(tmp
     assert {clip_id: now[clip_id] for clip_id in before} == before, "measured once: even the seconds are the same"
 
 
-@pytest.mark.parametrize("nothing", [None, math.nan])
-def test_a_clip_that_failed_or_has_no_number_gets_another_try(
-    nothing: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_failed_gets_another_try(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     save(source / "a.mp4", moving())
-    measure_later(monkeypatch, "a.mp4")
-
-    def hopeless(clips: Sequence[Row], config: CurationConfig) -> list[Row]:
-        if nothing is None:
-            raise VideoError("the store did not answer")
-        return [scores | {"motion": nothing} for scores in measure(clips, config)]
-
-    measure = measuring.measure_clips
-    with monkeypatch.context() as patch:
-        patch.setattr(measuring, "measure_clips", hopeless)
-        assert sum(curate_whole([str(source)], str(out), CONFIG).clips.quarantined.values()) == 1
+    hopeless = override(CONFIG, ["decode_timeout_s=0.000001"])
+    assert curate_whole([str(source)], str(out), hopeless).files.quarantined
     save(source / "b.mp4", moving(background=150))
     assert curate_whole([str(source)], str(out), CONFIG).clips.ok == 2
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are watched."""
+    names: list[str] = []
+
+    def watching(path: str, *rest: Any) -> Watched:
+        names.append(Path(path).name)
+        return watch(path, *rest)
+
+    monkeypatch.setattr("mimir_ray.curation.split.watch", watching)
+    return names
+
+
+@pytest.mark.parametrize("split", ["{}", "off"])
+def test_a_file_that_joins_does_not_make_the_others_be_watched_again(
+    split: str, tmp_path: Path, watched: list[str]
+) -> None:
+    source, out, config = tmp_path / "in", tmp_path / "out", override(CONFIG, [f"split={split}"])
+    save(source / "film.mp4", shots(70, 80, 10))
+    save(source / "brief.mp4", shots(10))
+    save(source / "b.mp4", moving())
+    (source / "text.mp4").write_text("no video")
+    curate_whole([str(source)], str(out), config)
+    assert sorted(watched) == ["b.mp4", "brief.mp4", "film.mp4", "text.mp4"]
+    before = rows(out, "clips")
+
+    watched.clear()
+    save(source / "c.mp4", moving(background=150))
+    (source / "film.txt").write_text("A film with two scenes.")
+    (source / "b.mp4").rename(source / "a.mp4")
+    (source / "same.mp4").write_bytes((source / "film.mp4").read_bytes())
+    joined = curate_whole([str(source)], str(out), config)
+    assert sorted(watched) == ["c.mp4", "text.mp4"], "a failure gets another try"
+    now = rows(out, "clips")
+    renamed = {str(source / "b.mp4"): str(source / "a.mp4")}
+    expected = {clip_id: row | {"path": renamed.get(row["path"], row["path"])} for clip_id, row in before.items()}
+    assert {clip_id: now[clip_id] for clip_id in expected} == expected
+    assert len(now) == len(before) + 1
+    texts = {row["clip_id"]: row["text"] for row in table_rows(out, "captions")}
+    assert {texts[key] for key, row in now.items() if row["path"].endswith("film.mp4")} == {"A film with two scenes."}
+    assert {texts[key] for key, row in now.items() if row["path"].endswith("a.mp4")} == {"a"}
+
+    alone = curate_whole([str(source)], str(tmp_path / "alone"), config)
+    assert (alone.files, alone.clips) == (joined.files, joined.clips)
+    assert (alone.shots, alone.short_shots) == (joined.shots, joined.short_shots)
+    for name in ("videos", "clips", "captions"):
+        assert table_rows(out, name) == table_rows(tmp_path / "alone", name), "as if it had been done at once"
+
+
+@pytest.mark.parametrize("split", ["{}", "off"])
+def test_spans_that_a_list_gives_are_no_shots_and_shots_are_no_given_spans(
+    split: str, tmp_path: Path, watched: list[str]
+) -> None:
+    config = override(CONFIG, [f"split={split}", "basic.min_frames=1"])
+    film, other = save(tmp_path / "film.mp4", shots(70, 80)), tmp_path / "some.jsonl"
+    other.write_text(f'{{"path": "{film}", "start": 0, "end": 3, "caption": "A beginning."}}')
+    found = [curate_whole([str(film)], str(tmp_path / "out"), config).clips.inputs]
+    for source in (other, film):
+        curate_whole([str(source)], str(tmp_path / "out"), config)
+        found.append(len(rows(tmp_path / "out", "clips")))
+    assert found == ([2, 1, 2] if split == "{}" else [1, 1, 1])
+    assert len(watched) == 3
+
+
+def test_a_data_root_that_moves_with_its_videos_is_not_watched_again(tmp_path: Path, watched: list[str]) -> None:
+    root, moved = tmp_path / "root", tmp_path / "moved"
+    config = override(CONFIG, ["split={}"])
+    save(root / "videos" / "film.mp4", shots(70, 80))
+    save(root / "videos" / "b.mp4", moving())
+    first = curate_whole([str(root / "videos")], str(root), config)
+    root.rename(moved)
+    watched.clear()
+    again = curate_whole([str(moved / "videos")], str(moved), config)
+    assert watched == []
+    assert (again.files, again.clips) == (first.files, first.clips)
+    assert all(Path(row["path"]).is_file() for row in rows(moved, "clips").values())
+    write_report(str(moved))
+    once_more = curate_whole([str(moved / "videos")], str(moved), config)
+    assert once_more.shards_reused == once_more.shards

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mimir_ray.curation.config import Farneback, Measures
-from mimir_ray.curation.metrics import black_share, flow_magnitude, sample
+from mimir_ray.curation.metrics import black_pixels, flow_magnitude, sample
 
 MEASURES = Measures()
 
@@ -46,4 +46,4 @@ def test_flow_is_the_mean_length_over_the_diagonal() -> None:
 
 
 def test_black_is_below_the_level() -> None:
-    assert black_share(np.array([[[31, 32], [0, 255]]], np.uint8), 32).tolist() == [2]
+    assert black_pixels(np.array([[31, 32], [0, 255]], np.uint8), 32) == 2

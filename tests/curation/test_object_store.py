@@ -9,8 +9,7 @@ from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig, curate, losses, write_report
 from mimir_ray.curation.tables import outcome_table, rows_of
 from mimir_ray.storage import content_id, join, parent, read_bytes, upload, write_bytes
-from tests.curation.rendering import moving, save
-from tests.curation.test_split import shots
+from tests.curation.rendering import moving, save, shots
 
 CONFIG = override(CurationConfig(), ["files_per_shard=2", "cpus_per_task=0.5"])
 CAPTIONS = b'{"path": "a/film.mp4", "captions": [{"kind": "user", "text": "Two scenes."}]}\n'

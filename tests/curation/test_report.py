@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Sequence
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,14 +12,15 @@ import pytest
 
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, write_report
-from mimir_ray.curation import measure as measuring
+from mimir_ray.curation import split as splitting
 from mimir_ray.curation.findings import Axis, Findings, Histogram, Losses, Sample, gather
 from mimir_ray.curation.report import page
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.tables import Row, outcome_table, stage_table
+from mimir_ray.curation.watch import Watched
 from mimir_ray.storage import Table, content_id, join, read_bytes, read_json, upload, write_json
 from mimir_ray.video import VideoError
-from tests.curation.local import curate_whole, measure_later
+from tests.curation.local import curate_whole
 from tests.curation.rendering import moving, save
 
 CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=4"])
@@ -45,16 +45,16 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "lost.mp4", moving(66))
     (folder / "same.mp4").write_bytes((folder / "a.mp4").read_bytes())
     (folder / BROKEN).write_text("no video")
-    measure = measuring.measure_clips
+    score = splitting._score
 
-    def failing(clips: Sequence[Row], config: CurationConfig) -> list[Row]:
-        if clips[0]["path"].endswith("lost.mp4"):
-            raise VideoError("frame 7 of 66 cannot be decoded")
-        return measure(clips, config)
+    def failing(clip: Row, watched: Watched) -> Row:
+        if not clip["path"].endswith("lost.mp4"):
+            return score(clip, watched)
+        why = VideoError("frame 7 of 66 cannot be decoded")
+        return {"clip_id": clip["clip_id"]} | splitting.failure("measure", why, clip["path"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "measure_clips", failing)
-        measure_later(patch, "lost.mp4")
+        patch.setattr(splitting, "_score", failing)
         curate_whole([str(folder)], str(out), CONFIG)
     (folder / "gone.mp4").unlink()
     return out
@@ -189,8 +189,8 @@ def test_throughput_comes_from_the_stages(out: Path, html: str) -> None:
         assert work.clips == len(rows) == 10
         assert work.failures == sum(row["status"] == "quarantined" for row in rows)
         assert work.seconds == pytest.approx(sum(row["seconds"] or 0.0 for row in rows))
-        rate = f"{work.clips / work.seconds:,.2f}"
-        assert f"{work.name} 10 {work.failures} {work.seconds:,.1f} s {rate}" in Reader(html).text
+        took = f"{work.seconds:,.1f} s {work.clips / work.seconds:,.2f}" if work.name == "split" else "in that of split –"
+        assert f"{work.name} 10 {work.failures} {took}" in Reader(html).text
 
 
 def test_stages_that_were_off_are_named(out: Path) -> None:

@@ -15,7 +15,7 @@ from mimir_ray.curation.rules import RULES, Rule, Rules, shortfalls
 from mimir_ray.curation.sources import discover
 from mimir_ray.curation.split import split_files
 from mimir_ray.curation.tables import SCORES, Row
-from tests.curation.local import curate_here
+from mimir_ray.curation.verdict import verdict
 from tests.curation.rendering import blinking, half_black, moving, save
 
 CONFIG = override(CurationConfig(), ["split=off"])
@@ -23,13 +23,14 @@ CONFIG = override(CurationConfig(), ["split=off"])
 
 def judge(path: Path, config: CurationConfig = CONFIG) -> dict[str, str]:
     """Reasons by rule, for every rule that the file falls short of."""
-    made = split_files(discover([str(path)]).files, config)
-    clip = made.clips[0] | made.scores[0]
-    return {miss.rule: miss.reason for miss in shortfalls(clip, Rules.of(config))}
+    return {miss.rule: miss.reason for miss in shortfalls(row(path, config), Rules.of(config))}
 
 
 def row(path: Path, config: CurationConfig = CONFIG) -> Row:
-    return curate_here([path], path.with_suffix(""), config)[1][0]
+    """The clip that a file is."""
+    made = split_files(discover([str(path)]).files, config)
+    (clip,), (scores,) = made.clips, made.scores
+    return clip | scores | verdict(clip | scores, [], Rules.of(config), ["measure"])
 
 
 def test_a_plain_moving_clip_is_kept(tmp_path: Path) -> None:

@@ -1,49 +1,28 @@
-"""Long videos become single shots, each a file and a row of its own."""
+"""Long videos become single shots, each a span and a row of its own."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mimir_ray.config import override
+from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig
 from mimir_ray.curation.config import Split
-from mimir_ray.curation.split import spans
-from mimir_ray.curation.tables import Row
+from mimir_ray.curation.spans import shot_spans
+from mimir_ray.curation.watch import Watched, watch
 from mimir_ray.storage import content_id
-from mimir_ray.video import VideoError, VideoInfo, read_frames, read_info
+from mimir_ray.video import read_frames
 from tests.curation.local import curate_here
-from tests.curation.rendering import Video, moving, save
+from tests.curation.rendering import moving, save, shots
 
 CONFIG = CurationConfig()
 
 
-def info(frames: int, fps: float = 10) -> VideoInfo:
-    """Facts of a video of a constant rate."""
-    return VideoInfo(
-        codec="h264",
-        pixel_format="yuv420p",
-        width_px=64,
-        height_px=64,
-        fps=fps,
-        frames=frames,
-        duration_s=frames / fps,
-        rotation_deg=0,
-        size_bytes=1,
-        times_s=tuple(index / fps for index in range(frames)),
-        seekable=True,
-    )
-
-
-def shots(*lengths: int) -> Video:
-    """Shots of these many frames, that differ in everything."""
-    colours = [(220, 40), (120, 200), (240, 150), (90, 250)]
-    made = [moving(length, 64, 96, *colours[i % 4]) for i, length in enumerate(lengths)]
-    return np.concatenate([shot if i % 2 else shot[..., ::-1] // (1, 2, 1) for i, shot in enumerate(made)]).astype(
-        np.uint8
-    )
+def even(frames: int, fps: float = 10) -> list[float]:
+    """Times of a video of a constant rate, its end behind them."""
+    return [index / fps for index in range(frames + 1)]
 
 
 @pytest.mark.parametrize(
@@ -60,99 +39,73 @@ def shots(*lengths: int) -> Video:
     ],
 )
 def test_spans(cuts: list[int], frames: int, expected: list[tuple[int, int]]) -> None:
-    assert spans(cuts, info(frames), Split()) == expected
+    assert shot_spans(cuts, even(frames), Split()) == expected
+
+
+def test_a_shot_is_as_long_as_its_frames_say_wherever_it_begins() -> None:
+    assert 1.4 - 0.4 < 1.0, "times are floats"
+    assert shot_spans([0, 4, 14], even(30), Split()) == [(4, 14), (14, 30)]
+    for cut in range(10, 100):
+        assert shot_spans([0, cut], even(cut + 10), Split()) == [(0, cut), (cut, cut + 10)], "1 s is enough"
+        assert shot_spans([0, cut], even(cut + 210), Split()) == [(0, cut), (cut, cut + 210)], "21 s are one clip"
 
 
 def test_a_stride_shorter_than_a_clip_makes_clips_overlap() -> None:
-    found = spans([0], info(100), Split(max_clip_s=4.0, stride_s=2.0))
+    found = shot_spans([0], even(100), Split(max_clip_s=4.0, stride_s=2.0))
     assert found == [(0, 40), (20, 60), (40, 80), (60, 100)]
 
 
 def test_lengths_are_seconds_whatever_the_rate() -> None:
-    times = tuple(np.cumsum([0.0] + [0.05] * 100 + [0.5] * 20).tolist())
-    uneven = replace(info(121), times_s=times, duration_s=15.5)
-    assert spans([0], uneven, Split(max_clip_s=5.0, stride_s=5.0)) == [(0, 100), (100, 110), (110, 121)]
+    times_s = np.cumsum([0.0] + [0.05] * 100 + [0.5] * 21).tolist()
+    assert shot_spans([0], times_s, Split(max_clip_s=5.0, stride_s=5.0)) == [(0, 100), (100, 110), (110, 121)]
 
 
-def test_every_shot_becomes_a_clip_with_its_own_file_and_id(tmp_path: Path) -> None:
+def test_every_shot_becomes_a_span_with_an_id_and_scores_of_its_own(tmp_path: Path) -> None:
     path = save(tmp_path / "in" / "film.mp4", shots(70, 80, 10, 90))
     (tmp_path / "in" / "film.txt").write_text("A film.")
-    videos, clips = curate_here([path], tmp_path / "out", CONFIG)
-    assert [(row["status"], row["clips"]) for row in videos] == [("ok", 3)]
-    assert [(row["frames"], row["start_s"], row["end_s"]) for row in clips] == [
-        (70, 0.0, 70 / 16),
-        (80, 70 / 16, 150 / 16),
-        (90, 160 / 16, 250 / 16),
+    out = tmp_path / "out"
+    videos, clips = curate_here([path], out, CONFIG)
+    assert [(row["status"], row["clips"], row["shots"], row["short_shots"]) for row in videos] == [("ok", 3, 4, 1)]
+    assert [(row["first_frame"], row["frames"], row["start_s"], row["end_s"]) for row in clips] == [
+        (0, 70, 0.0, 70 / 16),
+        (70, 80, 70 / 16, 150 / 16),
+        (160, 90, 160 / 16, 250 / 16),
     ]
+    whole, size_bytes = read_frames(path, range(250), decord=False).frames, path.stat().st_size
     for row in clips:
         assert row["status"] == "ok", row["reason"]
         assert row["clip_id"] == content_id(videos[0]["video_id"], f"{row['start_s']:.6f}-{row['end_s']:.6f}")
-        assert read_info(row["path"]).frames == row["frames"]
-    source = read_frames(path, [70, 100, 149]).frames.astype(int)
-    cut = read_frames(clips[1]["path"], [0, 30, 79]).frames.astype(int)
-    assert np.abs(source - cut).mean() < 3
+        assert (row["path"], row["video_id"], row["size_bytes"]) == (str(path), videos[0]["video_id"], size_bytes)
+        assert row["times_s"] == [index / 16 for index in range(row["frames"])]
+        assert (row["duration_s"], row["fps"]) == (row["frames"] / 16, 16)
+        span = row["first_frame"], row["first_frame"] + row["frames"]
+        assert (read_frames(path, range(row["frames"]), span=span).frames == whole[slice(*span)]).all()
+    written = {file.suffix for file in out.rglob("*") if file.is_file()}
+    assert written == {".parquet"}, "a clip has no file of its own"
 
 
-def test_a_video_of_one_shot_stays_where_it_is(tmp_path: Path) -> None:
-    path = save(tmp_path / "in" / "a.mp4", moving())
-    _, clips = curate_here([path], tmp_path / "out", CONFIG)
-    assert [row["path"] for row in clips] == [str(path)]
-    assert not (tmp_path / "out" / "media").exists()
-
-
-def test_copied_packets_are_the_videos_own(tmp_path: Path) -> None:
-    path = save(tmp_path / "in" / "film.mp4", shots(70, 80))
-    _, clips = curate_here([path], tmp_path / "out", override(CONFIG, ["split.mode=copy"]))
-    assert len(clips) == 2
-    for row in clips:
-        first = round(row["start_s"] * 16)
-        wanted = [0, row["frames"] // 2, row["frames"] - 1]
-        ours = read_frames(row["path"], wanted).frames
-        assert (ours == read_frames(path, [first + index for index in wanted]).frames).all()
-
-
-def test_a_cut_that_fails_costs_that_clip_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mimir_ray.curation.split as module
-
-    real = module.cut_clip
-
-    def fails_once(path: str, out: str, begin: int, end: int, **settings: object) -> tuple[int, int]:
-        if begin:
-            raise VideoError("no frame can be decoded")
-        return real(path, out, begin, end, **settings)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(module, "cut_clip", fails_once)
-    path = save(tmp_path / "in" / "film.mp4", shots(70, 80))
-    videos, clips = curate_here([path], tmp_path / "out", CONFIG)
-    fates: list[Row] = [{name: row[name] for name in ("status", "stage", "error", "reason")} for row in clips]
-    assert videos[0]["clips"] == 2
-    assert fates == [
-        {"status": "ok", "stage": None, "error": None, "reason": ""},
-        {"status": "quarantined", "stage": "split", "error": "VideoError", "reason": "split: no frame can be decoded"},
-    ]
-
-
-def test_a_clip_that_cannot_be_written_is_not_held_against_the_video(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(path: str, uri: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("mimir_ray.curation.split.upload", full)
-    path = save(tmp_path / "in" / "film.mp4", shots(70, 80))
-    with pytest.raises(OSError, match=r"cannot be written: .*No space left.*make room or choose another --out"):
-        curate_here([path], tmp_path / "out", CONFIG)
-    assert not list((tmp_path / "out").rglob("*.parquet"))
-
-
-def test_a_duplicate_is_not_cut_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_duplicate_is_not_watched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "in" / "film.mp4", shots(70, 80))
     (tmp_path / "in" / "same.mp4").write_bytes(path.read_bytes())
-    written: list[str] = []
-    monkeypatch.setattr("mimir_ray.curation.split.upload", lambda made, uri: written.append(uri))
-    videos, clips = curate_here([tmp_path / "in"], tmp_path / "out", override(CONFIG, ["limits.probe_timeout_s=30"]))
+    watched: list[str] = []
+
+    def counting(path: str, *rest: Any) -> Watched:
+        watched.append(path)
+        return watch(path, *rest)
+
+    monkeypatch.setattr("mimir_ray.curation.split.watch", counting)
+    videos, clips = curate_here([tmp_path / "in"], tmp_path / "out", CONFIG)
     assert [row["status"] for row in videos] == ["ok", "rejected"]
-    assert len(written) == len(clips) == 2
+    assert (len(watched), len(clips)) == (1, 2)
+
+
+def test_a_clip_may_not_be_shorter_than_the_steps_of_its_motion() -> None:
+    words = r"split\.max_clip_s 1\.5 is not above 2 s, .*1 / measures\.motion_fps\): raise one of the two"
+    short = ["split.max_clip_s=1.5", "measures.motion_fps=0.5"]
+    with pytest.raises(UserError, match=words):
+        override(CONFIG, short)
+    override(CONFIG, ["split=off", "measures.motion_fps=0.5"])
+    override(CONFIG, [*short, "measures.motion_fps=0.75"])
 
 
 @pytest.mark.parametrize(

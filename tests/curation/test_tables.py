@@ -26,7 +26,7 @@ def measured_at(out: Path) -> dict[str, int]:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Paths of the clips that the stage `measure` scores; those of a file that is split are scored with it."""
+    """The clips that are measured by themselves, and not on the way of `split`."""
     calls: list[str] = []
     measure = measuring.measure_clips
 
@@ -75,7 +75,7 @@ def test_a_new_version_of_a_stage_is_refused_and_made_anew(
         curate_whole([str(corpus)], str(out), CONFIG)
     again = curate_whole([str(corpus)], str(out), CONFIG, overwrite=True)
     assert (again.clips.ok, again.shards_reused) == (3, 0)
-    assert len(calls) == (3 if stage == "measure" else 0), "what is split again is measured with it"
+    assert len(calls) == (3 if stage == "measure" else 0), "clips that are the same keep their scores"
 
 
 def test_tables_of_an_earlier_version_are_refused_with_the_remedy(corpus: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_shard_whose_scores_are_gone_is_judged_by_new_ones(
     clips = len(rows_of(table, gone))
     (out / "stages" / "measure" / f"{gone}.parquet").unlink()
     curate_whole([str(corpus)], str(out), CONFIG)
-    assert len(calls) == clips
+    assert len(calls) == clips > 0
     assert table.shards() == outcome_table(str(out), "clips").shards()
 
 

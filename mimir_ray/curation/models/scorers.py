@@ -32,10 +32,14 @@ def load_scorer(stage: str, config: CurationConfig) -> Scorer:
     return loaders[stage](config)
 
 
-def sampled_frames(clip: Row, copies: LatestCopy, count: int, timeout_s: float) -> Frames:
-    """`count` frames of a clip, evenly spread, F H W 3. Raises VideoError."""
+def sampled_frames(clip: Row, copies: LatestCopy, count: int, config: CurationConfig) -> Frames:
+    """`count` frames of a clip, evenly spread, F H W 3. Raises VideoError.
+
+    Some videos can only be read from their start on, so a clip that begins late is waited for longer.
+    """
     indices = sorted({int(index) for index in np.linspace(0, clip["frames"] - 1, count).round()})
     span = clip["first_frame"], clip["first_frame"] + clip["frames"]
+    timeout_s = config.decode_timeout_s + config.limits.seconds_per_second * clip["start_s"]
     return read_frames(copies.of(clip["path"]), indices, span=span, timeout_s=timeout_s).frames
 
 
@@ -123,4 +127,4 @@ def seed_of(clip_id: str) -> int:
 
 def frames_of(config: CurationConfig, count: int) -> FramesOf:
     """What samples so many frames of a clip."""
-    return partial(sampled_frames, copies=LatestCopy(), count=count, timeout_s=config.decode_timeout_s)
+    return partial(sampled_frames, copies=LatestCopy(), count=count, config=config)
