@@ -150,8 +150,7 @@ def plain_loops(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Calla
     from mimir_ray.precompute.cut import Cut, cut_shards
     from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
     from mimir_ray.precompute.inputs import ok_captions, ok_clips
-    from mimir_ray.records import Clip
-    from mimir_ray.video import read_frames
+    from mimir_ray.precompute.sources import Sources
 
     torch.set_num_threads(1)
     vae, t5, llm = load_vae(model, 0), load_t5(model, 0), load_llm(model, 0)
@@ -159,11 +158,12 @@ def plain_loops(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Calla
     def cuts(root: str) -> list[Cut]:
         return cut_shards(root, config.clips_per_shard)
 
-    def read(clip: Clip, indices: Any) -> Any:
-        return read_frames(clip.path, indices, timeout_s=config.decode_timeout_s).frames
-
     def latents(root: str) -> int:
-        return sum(len(latent_rows(ok_clips(root, cut), read, vae, config)) for cut in cuts(root))
+        rows = 0
+        for cut in cuts(root):
+            with Sources(root, config.decode_timeout_s) as sources:
+                rows += len(latent_rows(ok_clips(root, cut), sources.read, vae, config))
+        return rows
 
     def t5_tokens(root: str) -> int:
         return sum(len(t5_rows(ok_captions(root, cut), t5, config)) for cut in cuts(root))

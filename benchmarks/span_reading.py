@@ -16,20 +16,16 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.film_curation import film
 from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig, curate
-from mimir_ray.precompute import PrecomputeConfig
 from mimir_ray.recipes import shapes
-from mimir_ray.records import Clip
 from mimir_ray.storage import Table
 from mimir_ray.video import cut_clip
 

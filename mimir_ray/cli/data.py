@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.console import FAILED, register, results, status
+from mimir_ray.cli.console import FAILED, register, report_mistake, results, status
 from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
 from mimir_ray.config import UserError
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
 
 FIRST_REASONS = 3
+Retry = Annotated[bool, typer.Option("--retry-quarantined", help="Try again what could not be processed.")]
+_ANEW = "Replace tables that another configuration made; where none is of another, encode everything anew."
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,6 +41,7 @@ def add_to(app: typer.Typer) -> None:
         continues=True,
         examples=[
             "mimir precompute --data runs/mine/data",
+            "mimir precompute --data runs/mine/data --retry-quarantined",
             "mimir precompute --data runs/sample/data --estimate --clips 500000",
             "mimir precompute --data s3://bucket/data --recipe mimir_5b",
         ],
@@ -60,7 +63,7 @@ def curate(
         str | None, typer.Option("--export", metavar="DIR", help="Write the clips that are kept there, as mp4 files.")
     ] = None,
     overwrite: Overwrite = False,
-    retry: Annotated[bool, typer.Option("--retry-quarantined", help="Try again what could not be processed.")] = False,
+    retry: Retry = False,
     address: RayAddress = None,
 ) -> None:
     """Cut videos into clips, keep what passes the rules of the paper's Appendix A, and say why the rest did not.
@@ -116,13 +119,17 @@ def precompute(
     data: Annotated[str, typer.Option("--data", help="Data root that `mimir curate` wrote; the tables go there too.")],
     recipe: RecipeName = "shapes",
     assignments: Assignments = None,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=_ANEW)] = False,
+    retry: Retry = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will take, and run nothing.")] = False,
     clips: Annotated[int | None, typer.Option(min=1, help="Estimate for so many clips like those of --data.")] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU that the estimate is for; H100 unless given.")] = None,
     address: RayAddress = None,
 ) -> None:
-    """Encode clips to latents and captions to T5, LLM and instruction tokens, once, before training."""
+    """Encode clips to latents and captions to T5, LLM and instruction tokens, once, before training.
+
+    A video that was away is tried again by the next run. Ends with 1 where nothing could be encoded.
+    """
     configuration = load_recipe(recipe, assignments)
     require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
     require_checkpoint(configuration.model.base)
@@ -139,8 +146,18 @@ def precompute(
 
     connect(address)
     with progress_line("encoding", "shards") as progress:
-        summary = run(data, configuration.model, configuration.precompute, overwrite=overwrite, progress=progress)
+        summary = run(
+            data,
+            configuration.model,
+            configuration.precompute,
+            overwrite=overwrite,
+            retry_quarantined=retry,
+            progress=progress,
+        )
     results.print(render(summary))
+    if summary.nothing:
+        report_mistake(UserError(summary.nothing))
+        raise typer.Exit(FAILED)
 
 
 def _estimate(data: str, recipe: "Recipe", clips: int | None, gpu: str) -> None:

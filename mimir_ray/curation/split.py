@@ -56,7 +56,9 @@ class Known:
         return [(clip["first_frame"], clip["frames"]) for clip in self.clips] == [(0, self.video["frames"])]
 
 
-def split_files(files: Sequence[SourceFile], config: CurationConfig, known: Mapping[str, Known] | None = None) -> Outcome:
+def split_files(
+    files: Sequence[SourceFile], config: CurationConfig, known: Mapping[str, Known] | None = None
+) -> Outcome:
     """Watch files one after another, but for those whose bytes are `known`.
 
     A file whose bytes another one before it had is rejected as its duplicate; all that could be duplicates of each

@@ -49,7 +49,14 @@ class T5Branch:
 
     def token_count(self, prompt: str) -> int:
         """Number of T5 tokens of ``prompt`` before any truncation, the end token included."""
-        return len(self.tokenizer(prompt, add_special_tokens=True).input_ids)
+        return token_counts(self.tokenizer, [prompt])[0]
+
+
+def token_counts(tokenizer: Any, prompts: Sequence[str]) -> list[int]:
+    """Number of T5 tokens of each prompt before any truncation, the end token included."""
+    if not prompts:
+        return []
+    return [len(ids) for ids in tokenizer(list(prompts), add_special_tokens=True, verbose=False).input_ids]
 
 
 class LLMBranch:

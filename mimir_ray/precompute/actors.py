@@ -8,23 +8,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.answers import keyed_captions, stored_answers
 from mimir_ray.precompute.components import load_llm, load_t5, load_vae
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.cut import Cut
-from mimir_ray.precompute.encode import Row, latent_rows, llm_rows, t5_rows
+from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 from mimir_ray.precompute.inputs import Caption, ok_clips
+from mimir_ray.precompute.outcomes import Row
 from mimir_ray.precompute.rows import In, Key, complete
+from mimir_ray.precompute.sources import Sources
 from mimir_ray.records import Clip
-from mimir_ray.storage import Table, join, local_copy
-from mimir_ray.video import read_frames
+from mimir_ray.storage import Table, join
 
 Facts = dict[str, Any]
-"""A shard's cut, the shards that its files were in before, which of its tables are to be made, and what was done."""
+"""A shard's cut, the shards that its files were in before, which of its tables are to be made, what of them is to be
+tried again, and what was done."""
 
 
 class LatentEncoder:
@@ -42,11 +41,8 @@ class LatentEncoder:
         return [((clip.clip_id,), clip) for clip in ok_clips(self.data, cut)]
 
     def encode(self, clips: Sequence[Clip]) -> list[Row]:
-        return latent_rows(clips, self.read, self.vae, self.config)
-
-    def read(self, clip: Clip, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-        with local_copy(clip.path) as path:
-            return read_frames(path, indices, timeout_s=self.config.decode_timeout_s).frames
+        with Sources(self.data, self.config.decode_timeout_s) as sources:
+            return latent_rows(clips, sources.read, self.vae, self.config)
 
 
 class T5Encoder:
@@ -93,8 +89,9 @@ def _complete(
     upstream: Table | None = None,
 ) -> Facts:
     """Complete the shard where the driver found it pending. Adds what was done."""
-    encoded, began_s = 0, time.perf_counter()
+    tried, encoded, began_s = 0, 0, time.perf_counter()
     if facts[table.name]:
         cut = Cut.of(facts)
-        encoded = complete(table, cut.shard, facts["before"], inputs(cut), encode, upstream)
-    return facts | {f"{table.name}_encoded": encoded, f"{table.name}_busy_s": time.perf_counter() - began_s}
+        tried, encoded = complete(table, cut.shard, facts["before"], inputs(cut), encode, facts["retry"], upstream)
+    did = {"tried": tried, "encoded": encoded, "busy_s": time.perf_counter() - began_s}
+    return facts | {f"{table.name}_{what}": much for what, much in did.items()}

@@ -12,7 +12,8 @@ from mimir_ray.model.questions import Question, instruction_questions, prompt_qu
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.cut import Cut
 from mimir_ray.precompute.inputs import Caption, ok_captions
-from mimir_ray.precompute.rows import Key, Row, kept_rows
+from mimir_ray.precompute.outcomes import Row
+from mimir_ray.precompute.rows import Key, kept_rows
 from mimir_ray.storage import Table
 
 
@@ -45,7 +46,8 @@ def answers_row(caption: Caption, answers: list[list[int]], config: PrecomputeCo
 
 def stored_answers(table: Table, shard: str, before: Sequence[str], wanted: Iterable[Key]) -> dict[str, Answers]:
     """What a shard, or those before it, hold of the wanted captions, by the caption's text; only what is ok."""
-    return {row["text"]: _answers(row) for row in kept_rows(table, shard, before, wanted).values()}
+    kept = kept_rows(table, shard, before, wanted, lambda row: bool(row["status"] == "ok"))
+    return {row["text"]: _answers(row) for row in kept.values()}
 
 
 def answered_questions(

@@ -12,6 +12,7 @@ from mimir_ray.config import UserError
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.model.questions import Question, check_context, generator_seed, query_ids
 from mimir_ray.precompute.answers import (
+    Answers,
     answered_questions,
     answers_row,
     keyed_captions,
@@ -22,7 +23,8 @@ from mimir_ray.precompute.components import load_llm_reader
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.cut import Cut
 from mimir_ray.precompute.inputs import Caption
-from mimir_ray.precompute.rows import Row, complete, settled_rows
+from mimir_ray.precompute.outcomes import Retry, Row
+from mimir_ray.precompute.rows import Key, complete, settled_rows
 from mimir_ray.storage import Table, join
 from mimir_ray.vllm import EngineConfig
 
@@ -40,7 +42,7 @@ def ask(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> 
     A question is asked with the token ids and the seed of the generator that `LLMBranch` has for it. One that does not
     fit the context passes by with the reason.
     """
-    questions = _unanswered(Cut.of(facts), facts["before"], data, model, config) if facts["answers"] else []
+    questions = _unanswered(facts, data, model, config) if facts["answers"] else []
     common = {"shard": facts["shard"], "facts": facts, "questions": len(questions)}
     if not questions:
         nothing = {"asked": "", "seed": 0, "prompt": [0], "sampling": "{}"}  # rows have the same columns throughout
@@ -87,17 +89,18 @@ class Tell:
         if len(told) < count:
             return None
         del self._told[shard]
-        asked = self._commit(Cut.of(facts), facts["before"], told) if facts["answers"] else 0
+        tried, encoded = self._commit(facts, told) if facts["answers"] else (0, 0)
         since, self._last_s = time.perf_counter() - self._last_s, time.perf_counter()
-        return facts | {"answers_encoded": asked, "answers_busy_s": since}
+        return facts | {"answers_tried": tried, "answers_encoded": encoded, "answers_busy_s": since}
 
-    def _commit(self, cut: Cut, before: Sequence[str], told: Mapping[Question, Row]) -> int:
+    def _commit(self, facts: Row, told: Mapping[Question, Row]) -> tuple[int, int]:
+        cut, before, retry = Cut.of(facts), facts["before"], facts["retry"]
         wanted = keyed_captions(self._data, cut)
-        stored = stored_answers(self._table, cut.shard, before, [key for key, _ in wanted])
+        stored = _stored(self._table, cut.shard, before, [key for key, _ in wanted], retry)
         answers: dict[Question, list[int] | str] = {question: _outcome(row) for question, row in told.items()}
         answers |= answered_questions(stored.items(), self._language, self._config)
         rows = partial(self._rows, answers)
-        return complete(self._table, cut.shard, before, wanted, rows, self._upstream)
+        return complete(self._table, cut.shard, before, wanted, rows, retry, self._upstream)
 
     def _rows(self, answers: Mapping[Question, list[int] | str], captions: Sequence[Caption]) -> list[Row]:
         return [self._row(answers, caption) for caption in captions]
@@ -109,17 +112,20 @@ class Tell:
         return answers_row(caption, [answer for answer in written if not isinstance(answer, str)], self._config)
 
 
-def _unanswered(
-    cut: Cut, before: Sequence[str], data: str, model: ModelConfig, config: PrecomputeConfig
-) -> list[Question]:
+def _unanswered(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> list[Question]:
     """Questions about the captions of a shard that neither it nor those before it answer."""
-    table, wanted, shard = Table(join(data, "answers")), keyed_captions(data, cut), cut.shard
-    keys = [key for key, _ in wanted]
-    settled = settled_rows(table, shard, before, keys, Table(join(data, "t5_tokens")))
-    known = answered_questions(stored_answers(table, shard, before, keys).items(), model.language, config)
+    table, wanted = Table(join(data, "answers")), keyed_captions(data, Cut.of(facts))
+    shard, before, retry, keys = facts["shard"], facts["before"], facts["retry"], [key for key, _ in wanted]
+    settled = settled_rows(table, shard, before, keys, retry, Table(join(data, "t5_tokens")))
+    known = answered_questions(_stored(table, shard, before, keys, retry).items(), model.language, config)
     texts = [caption["text"] for key, caption in wanted if key not in settled]
     asked = dict.fromkeys(question for text in texts for question in questions_about(text, model.language, config))
     return [question for question in asked if question not in known]
+
+
+def _stored(table: Table, shard: str, before: Sequence[str], keys: Sequence[Key], retry: Retry) -> dict[str, Answers]:
+    """The answers that are not asked for again."""
+    return {} if retry == "everything" else stored_answers(table, shard, before, keys)
 
 
 def _outcome(row: Row) -> list[int] | str:

@@ -105,14 +105,20 @@ def overlap(latents: int, share: float, factor: int) -> float:
 def load_t5(model: ModelConfig, num_gpus: float) -> Any:
     """The base's T5 as a branch."""
     import torch
-    from transformers import AutoTokenizer, T5EncoderModel
+    from transformers import T5EncoderModel
 
     from mimir_ray.model.text_branches import T5Branch
 
     load: Any = T5EncoderModel.from_pretrained
     encoder = load(model.base, subfolder="text_encoder", revision=model.revision, dtype=getattr(torch, model.dtype))
-    tokenizer = AutoTokenizer.from_pretrained(model.base, subfolder="tokenizer", revision=model.revision)
-    return T5Branch(tokenizer, encoder.to(device(num_gpus)).eval(), text_length(model))
+    return T5Branch(load_t5_tokenizer(model), encoder.to(device(num_gpus)).eval(), text_length(model))
+
+
+def load_t5_tokenizer(model: ModelConfig) -> Any:
+    """What the base's T5 counts and cuts captions with."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model.base, subfolder="tokenizer", revision=model.revision)
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,12 @@ class PrecomputeConfig(Config):
     frames that it can fill, and of these the one nearest in area."""
     sample_fps: float | None = Field(None, gt=0)
     """None spreads the frames evenly over the whole clip (9 of 65 frames: every 8th). A number takes them at that rate
-    from the middle of the clip, and a clip too short for that is rejected."""
+    from the middle of the clip, by when they are shown, and a clip too short for that is rejected."""
     decode_timeout_s: float = Field(60.0, gt=0)
-    """Wall time after which a clip that does not decode is quarantined."""
+    """Wall time after which a clip that does not decode is quarantined, until that is tried again when asked for."""
 
+    long_captions: Literal["cut", "reject"] = "cut"
+    """What becomes of captions of more tokens than the text encoder reads; how many are cut is said."""
     answers: int = Field(1, ge=1)
     """Sampled LLM answers kept per caption (K): answer k is the one the pipeline gives with the seed ``seed + k``."""
     seed: int = Field(0, ge=0, lt=2**31)

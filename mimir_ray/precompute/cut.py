@@ -1,11 +1,12 @@
 """How the clips that curation kept are cut into shards: several of its shards together, or a part of a large one.
 
 Curation counts files, which hold one clip or a thousand. Its small shards fall together by their buckets, modulo a
-power of two that grows with the number of clips; so rows that were encoded are found again when a corpus grows.
+power of two that grows with the number of clips; so rows that were encoded are found again when a corpus grows. A part
+of a large one is a contiguous run through its films, so that each of them is read through once and not once a part.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from mimir_ray.storage import READERS, Table, bucket_of, content_id, exists, joi
 
 @dataclass(frozen=True)
 class Cut:
-    """What a shard of precompute holds: the clips of some of curation's shards, or one of equal parts of them."""
+    """What a shard of precompute holds: the clips of some of curation's shards, or one of about equal parts."""
 
     shard: str
     sources: tuple[str, ...]
@@ -36,9 +37,11 @@ class Cut:
         """As a row that Ray Data carries."""
         return asdict(self) | {"sources": list(self.sources)}
 
-    def holds(self, clip_id: str) -> bool:
-        """Whether a clip of its sources is in this part of them."""
-        return self.parts == 1 or int(content_id(clip_id), 16) % self.parts == self.part
+    def places(self, data: str) -> pa.Table:
+        """Its rows of ``kept_places``."""
+        there = kept_places(data, self.sources)
+        begin, end = part_borders(there["clip_id"].to_pylist(), self.parts)[self.part : self.part + 2]
+        return there.slice(begin, end - begin)
 
 
 def cut_shards(data: str, clips_per_shard: int) -> list[Cut]:
@@ -57,8 +60,9 @@ def cut_shards(data: str, clips_per_shard: int) -> list[Cut]:
     cuts = []
     for place, sources in together.items():
         parts = enough_shards(sum(kept[source] for source in sources), 2 * clips_per_shard)
+        firsts = _first_clips(data, sources, parts)
         for part in range(parts):
-            content = content_id(*sources, f"{part}/{parts}")
+            content = content_id(*sources, f"{part}/{parts}", *firsts[part : part + 2])
             named = shard_name(place, content) if isinstance(place, int) else f"{place}-{content}"
             whole = len(sources) == parts == 1 and place in (bucket_of(sources[0]), sources[0])
             cuts.append(Cut(sources[0] if whole else named, tuple(sources), part, parts))
@@ -71,6 +75,40 @@ def enough_shards(clips: int, clips_per_shard: int) -> int:
     while shards * clips_per_shard < clips:
         shards *= 2
     return shards
+
+
+def kept_places(data: str, sources: Sequence[str]) -> pa.Table:
+    """The clips of these shards of curation that passed, by film and time: ``video_id``, ``first_frame``, ``clip_id``,
+    and the ``source`` and ``row`` where the clip is found."""
+    order, clips, there = ["video_id", "first_frame", "clip_id"], Table(join(data, "clips")), []
+    for source in sources:
+        rows = clips.read(source, [*order, "status"])
+        rows = rows.append_column("source", pa.repeat(source, rows.num_rows))
+        rows = rows.append_column("row", pa.array(range(rows.num_rows), pa.int64()))
+        there.append(rows.filter(pc.equal(rows["status"], "ok")).drop_columns(["status"]))
+    return pa.concat_tables(there).sort_by([(name, "ascending") for name in order])
+
+
+def part_borders(clip_ids: Sequence[str], parts: int) -> list[int]:
+    """Where each part of the clips begins, and where the last one ends.
+
+    Of the clips about an even border the one of the least id, which is a hash, begins a part: so a clip that comes or
+    goes leaves most borders at the clips where they were.
+    """
+    clips = len(clip_ids)
+    about = clips // parts // 8
+    even = [clips * part // parts for part in range(1, parts)]
+    borders = [min(range(border - about, border + about + 1), key=clip_ids.__getitem__) for border in even]
+    return [0, *borders, clips]
+
+
+def _first_clips(data: str, sources: Sequence[str], parts: int) -> list[str]:
+    """The clip at each border of the parts, none at the ends. In a shard's name they see to it that a clip is never
+    looked for in a shard of the same name that had other borders."""
+    if parts == 1:
+        return []
+    clip_ids = kept_places(data, sources)["clip_id"].to_pylist()
+    return ["", *(clip_ids[border] for border in part_borders(clip_ids, parts)[1:-1]), ""]
 
 
 def _kept_clips(data: str) -> dict[str, int]:

@@ -1,11 +1,12 @@
 """Clips -> latents, captions -> T5 tokens, captions -> LLM tokens: rows in, rows out, no file and no Ray.
 
-Every function returns one row per input, in order. What cannot be encoded becomes a quarantined row with its reason,
-alone: a batch that fails is halved until the row at fault is found.
+Every function returns one row per input, in order. What cannot be encoded becomes a row with its reason, alone: a batch
+that fails is halved until the row at fault is found.
 
 Shapes: ``F H W`` frames, ``T h w`` latents, ``C`` latent channels, ``N`` T5 tokens, ``L`` LLM tokens, ``D`` width.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,11 +21,12 @@ from mimir_ray.model.latents import encode_moments
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
 from mimir_ray.precompute.answers import Answers
 from mimir_ray.precompute.config import PrecomputeConfig, Size
-from mimir_ray.precompute.frames import TooShort, choose_size, fit_frames
+from mimir_ray.precompute.frames import choose_size, fit_frames
+from mimir_ray.precompute.lengths import refused
+from mimir_ray.precompute.outcomes import Row, failed
+from mimir_ray.precompute.sources import source_of
 from mimir_ray.records import Clip, StateDtype, pack_array
-from mimir_ray.video import VideoError
 
-Row = dict[str, Any]
 ReadFrames = Callable[[Clip, Sequence[int]], npt.NDArray[np.uint8]]
 """Frames of a clip (F H W 3) by their indices within the clip; raises where they cannot be had."""
 
@@ -34,44 +36,40 @@ In = TypeVar("In")
 def latent_rows(clips: Sequence[Clip], read: ReadFrames, vae: Any, config: PrecomputeConfig) -> list[Row]:
     """Posterior moments of each clip (mean | log-variance along C, T 2C h w); training draws from them each time.
 
-    A batch holds clips of one size.
+    Clips are read source by source and forward through each. A batch holds clips of one size, so that as many clips of
+    each size as a batch takes may wait for it.
     """
     rows: list[Row] = [{"clip_id": clip.clip_id} for clip in clips]
-    placed: dict[Size, list[tuple[Clip, Row]]] = {}
-    for clip, row in zip(clips, rows, strict=True):
+    waiting: defaultdict[Size, list[tuple[Row, npt.NDArray[np.uint8]]]] = defaultdict(list)
+    by_source = sorted(zip(clips, rows, strict=True), key=lambda pair: (source_of(pair[0]), pair[0].first_frame))
+    for clip, row in by_source:
         try:
             size, row["frame_indices"] = choose_size(clip, config)
-        except TooShort as error:
-            row |= {"status": "rejected", "reason": str(error)}
+            frames = fit_frames(read(clip, row["frame_indices"]), size.height, size.width)
         except Exception as error:
-            row |= _quarantined(error)
-        else:
-            placed.setdefault(size, []).append((clip, row))
-    for size, members in placed.items():
-        for start in range(0, len(members), config.latents.batch):
-            _encode_clips(members[start : start + config.latents.batch], size, read, vae, config)
+            row |= failed(error)
+            continue
+        batch = waiting[size]
+        batch.append((row, frames))
+        if len(batch) == config.latents.batch:
+            _encode_clips(batch, vae, config)
+            batch.clear()
+    for batch in waiting.values():
+        _encode_clips(batch, vae, config)
     return rows
 
 
-def _encode_clips(
-    members: Sequence[tuple[Clip, Row]], size: Size, read: ReadFrames, vae: Any, config: PrecomputeConfig
-) -> None:
-    """Read a batch of one size and complete its rows."""
-    readable: list[tuple[Row, npt.NDArray[np.uint8]]] = []
-    for clip, row in members:
-        try:
-            readable.append((row, fit_frames(read(clip, row["frame_indices"]), size.height, size.width)))
-        except Exception as error:
-            row |= _quarantined(error)
+def _encode_clips(batch: Sequence[tuple[Row, npt.NDArray[np.uint8]]], vae: Any, config: PrecomputeConfig) -> None:
+    """Complete the rows of clips of one size."""
 
-    def encode(batch: Sequence[npt.NDArray[np.uint8]]) -> list[Row]:
+    def encode(members: Sequence[npt.NDArray[np.uint8]]) -> list[Row]:
         return [
             {"moments": _pack(moments, config.dtype), "shape": list(moments.shape)}
-            for moments in encode_moments(vae, np.stack(batch))
+            for moments in encode_moments(vae, np.stack(members))
         ]
 
-    encoded = _each([frames for _, frames in readable], config.latents.batch, encode)
-    for (row, _), result in zip(readable, encoded, strict=True):
+    encoded = _each([frames for _, frames in batch], config.latents.batch, encode)
+    for (row, _), result in zip(batch, encoded, strict=True):
         row |= _stored(result, config)
 
 
@@ -84,7 +82,9 @@ def t5_rows(captions: Sequence[Mapping[str, str]], branch: T5Branch, config: Pre
             for states in branch.encode(texts)
         ]
 
-    return _text_rows(captions, encode, config.t5_tokens.batch, config)
+    texts = {caption["text"] for caption in captions}
+    too_long = refused(texts, branch) if config.long_captions == "reject" else {}
+    return _text_rows(captions, encode, config.t5_tokens.batch, config, too_long)
 
 
 def llm_rows(
@@ -142,10 +142,12 @@ def _text_rows(
     encode: Callable[[Sequence[str]], list[Row]],
     batch: int,
     config: PrecomputeConfig,
+    refused: Mapping[str, Exception] | None = None,
 ) -> list[Row]:
     """One row per caption; equal texts are encoded once, and texts of like length together (a batch is padded)."""
-    texts = sorted({caption["text"] for caption in captions}, key=lambda text: (len(text), text))
-    encoded = dict(zip(texts, _each(texts, batch, encode), strict=True))
+    encoded: dict[str, Row | Exception] = dict(refused or {})
+    texts = sorted({caption["text"] for caption in captions} - encoded.keys(), key=lambda text: (len(text), text))
+    encoded |= zip(texts, _each(texts, batch, encode), strict=True)
     return [
         {"clip_id": caption["clip_id"], "kind": caption["kind"], "text": caption["text"]}
         | _stored(encoded[caption["text"]], config)
@@ -173,15 +175,8 @@ def _each(items: Sequence[In], batch: int, encode: Callable[[Sequence[In]], list
 
 def _stored(result: Row | Exception, config: PrecomputeConfig) -> Row:
     if isinstance(result, Exception):
-        return _quarantined(result)
+        return failed(result)
     return {**result, "dtype": config.dtype, "status": "ok", "reason": ""}
-
-
-def _quarantined(error: Exception) -> Row:
-    """A message for people as it is; any other exception with its type."""
-    told = isinstance(error, VideoError | UserError)
-    reason = str(error) if told else f"{type(error).__name__}: {error}"
-    return {"status": "quarantined", "reason": reason.strip()[:500] or type(error).__name__}
 
 
 def _pack(tensor: Tensor, dtype: StateDtype) -> bytes:

@@ -1,33 +1,45 @@
 """What precompute reads: the clips that passed curation and their captions, shuffled by the clips' ids."""
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mimir_ray.precompute.cut import Cut
 from mimir_ray.records import Clip
-from mimir_ray.storage import Table, join, located
+from mimir_ray.storage import Table, join
 
 Caption = dict[str, str]
 
 
+def clip_ids(data: str, cut: Cut) -> list[str]:
+    """The ids of the clips of a shard that passed curation."""
+    return sorted(cut.places(data)["clip_id"].to_pylist())
+
+
 def ok_clips(data: str, cut: Cut) -> list[Clip]:
     """The clips of a shard that passed curation. Ids are hashes, so the clips of a video are strewn by their order."""
-    columns = list(Clip.model_fields)
-    rows = [row for source in cut.sources for row in _ok(data, "clips", source, columns).to_pylist()]
-    clips = (Clip(**row | {"path": located(data, row["path"])}) for row in rows if cut.holds(row["clip_id"]))
+    table, clips = Table(join(data, "clips")), list[Clip]()
+    for source, places in _by_source(data, cut):
+        rows = table.open(source).take(sorted(places["row"].to_pylist())).select(list(Clip.model_fields))
+        clips += [Clip(**row | {"times_s": tuple(row["times_s"])}) for row in rows.to_pylist()]
     return sorted(clips, key=lambda clip: clip.clip_id)
 
 
 def ok_captions(data: str, cut: Cut) -> list[Caption]:
     """The captions (clip_id, kind, text) of the clips of a shard that passed curation, several a clip."""
-    rows: list[Caption] = []
+    table, captions = Table(join(data, "captions")), list[Caption]()
+    for source, places in _by_source(data, cut):
+        rows = table.read(source, ["clip_id", "kind", "text", "status"])
+        of_clips = pc.is_in(rows["clip_id"], places["clip_id"].combine_chunks())
+        rows = rows.filter(pc.and_(of_clips, pc.equal(rows["status"], "ok")))
+        captions += rows.drop_columns(["status"]).to_pylist()
+    return sorted(captions, key=lambda row: row["clip_id"])
+
+
+def _by_source(data: str, cut: Cut) -> Iterator[tuple[str, pa.Table]]:
+    """The places of a shard's clips, by the shard of curation that has them."""
+    places = cut.places(data)
     for source in cut.sources:
-        captions = _ok(data, "captions", source, ["clip_id", "kind", "text"])
-        clips = _ok(data, "clips", source, ["clip_id"])
-        rows += captions.filter(pc.is_in(captions["clip_id"], clips["clip_id"].combine_chunks())).to_pylist()
-    return sorted((row for row in rows if cut.holds(row["clip_id"])), key=lambda row: row["clip_id"])
-
-
-def _ok(data: str, table: str, shard: str, columns: list[str]) -> pa.Table:
-    rows = Table(join(data, table)).read(shard, [*columns, "status"])
-    return rows.filter(pc.equal(rows["status"], "ok")).select(columns)
+        if (members := places.filter(pc.equal(places["source"], source))).num_rows:
+            yield source, members

@@ -32,6 +32,12 @@ class T5Key(Config):
     dtype: str
 
 
+class RejectingT5Key(T5Key):
+    """`T5Key` where long captions are rejected. Where they are cut the key does not say so, as before one could ask."""
+
+    long_captions: Literal["reject"]
+
+
 class LLMKey(Config):
     """LLM with its tokenizer, what it is asked, how often and with which seed, and number formats."""
 
@@ -67,6 +73,11 @@ def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config
     There is no `llm_tokens` without an LLM branch, and no `answers` where transformers writes them.
     """
     formats: dict[str, Any] = {"compute_dtype": model.dtype, "dtype": config.dtype}
+    t5: dict[str, Any] = {
+        "text_encoder": identity(model.base, model.revision, "text_encoder", "tokenizer"),
+        "text_length": text_length(model),
+    }
+    cuts = config.long_captions == "cut"
     keys: dict[str, Config] = {
         "latents": LatentsKey(
             vae=identity(model.base, model.revision, "vae"),
@@ -75,11 +86,7 @@ def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config
             tiling=config.vae_tiling,
             **formats,
         ),
-        "t5_tokens": T5Key(
-            text_encoder=identity(model.base, model.revision, "text_encoder", "tokenizer"),
-            text_length=text_length(model),
-            **formats,
-        ),
+        "t5_tokens": T5Key(**t5, **formats) if cuts else RejectingT5Key(**t5, **formats, long_captions="reject"),
     }
     if model.llm is not None and model.fuser.decoder:
         llm = identity(model.llm, model.llm_revision)

@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from mimir_ray.config import UserError, fingerprint
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.precompute.components import read_config
+from mimir_ray.precompute.components import load_t5_tokenizer, read_config, text_length
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.cut import Cut, cut_shards
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
 from mimir_ray.precompute.keys import table_keys
+from mimir_ray.precompute.lengths import cut_captions
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import absolute
 
@@ -115,7 +116,12 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
         tables[table] = {shard: encoded for shard, (encoded, _) in encoding.items()}
         for each in actors:
             cluster.kill(each)
-    return EncodedTables({name: fingerprint(key) for name, key in keys.items()}, tables)
+    encoded = EncodedTables({name: fingerprint(key) for name, key in keys.items()}, tables)
+    captions = (encoded.open("t5_tokens", shard).read(["text", "status"]) for shard in encoded.shards())
+    cut = cut_captions(captions, load_t5_tokenizer(model), text_length(model))
+    if cut.captions:
+        logger.warning("%s", cut)
+    return encoded
 
 
 class _ShardEncoder:
@@ -133,12 +139,12 @@ class _ShardEncoder:
     @cached_property
     def _encode(self) -> Callable[[Cut], list[dict[str, Any]]]:
         from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
-        from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
+        from mimir_ray.precompute.encode import llm_rows, t5_rows
 
         data, model, config = self._settings
         if self._table == "latents":
             latents = LatentEncoder(data, model, config)
-            return lambda cut: latent_rows(ok_clips(data, cut), latents.read, latents.vae, config)
+            return lambda cut: latents.encode(ok_clips(data, cut))
         if self._table == "t5_tokens":
             t5 = T5Encoder(data, model, config)
             return lambda cut: t5_rows(ok_captions(data, cut), t5.branch, config)

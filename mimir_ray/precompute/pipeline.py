@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run_shards, through_engine
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.asking import Tell, ask, engine_config
-from mimir_ray.precompute.components import read_config
+from mimir_ray.precompute.components import load_t5_tokenizer, read_config, text_length
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.cut import Cut, cut_shards
 from mimir_ray.precompute.keys import table_keys
+from mimir_ray.precompute.lengths import cut_captions
+from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.summary import PrecomputeSummary
 from mimir_ray.storage import Table, absolute, account, join, predecessors
@@ -34,6 +37,7 @@ def precompute(
     config: PrecomputeConfig,
     *,
     overwrite: bool = False,
+    retry_quarantined: bool = False,
     progress: Callable[[int, int], None] | None = None,
     engine: Callable[[EngineConfig], Engine] = vllm_engine,
 ) -> PrecomputeSummary:
@@ -41,9 +45,11 @@ def precompute(
     `answers`, where another engine than transformers writes them.
 
     Runs inside an initialised Ray. A run that was killed goes on where it was. Where curation has judged anew, rows
-    that are no longer wanted go and those that are new are encoded; every other row stays. ``overwrite`` replaces the
-    tables that another configuration made, and only those. ``progress`` gets the shards done and their number.
-    ``engine`` makes what writes the answers where that is not transformers.
+    that are no longer wanted go and those that are new are encoded. What failed because a video was away, or has
+    changed, is tried again; ``retry_quarantined`` tries all again that could not be processed; every other row stays.
+    ``overwrite`` replaces the tables that another configuration made, and only those. Where there are none it makes all
+    tables anew, shard by shard; but what an interrupted run has left to do comes first. ``progress`` gets the shards
+    done and their number. ``engine`` makes what writes the answers where that is not transformers.
 
     Raises:
         UserError: curation is not finished, a table is of another configuration, the model cannot take the size, or
@@ -60,23 +66,30 @@ def precompute(
     cuts = {cut.shard: cut for cut in cut_shards(data, config.clips_per_shard)}
     keys = table_keys(model, config)
     tables = {name: Table(join(data, name)) for name in keys}
-    for name, table in tables.items():
-        table.begin(keys[name], overwrite)
-    found = survey(data, tables, list(cuts.values()))
+    emptied = [name for name, table in tables.items() if _begin(table, keys[name], overwrite)]
+    retry: Retry = "quarantined" if retry_quarantined else "passing"
+    if overwrite and not emptied and not _interrupted(data, tables, list(cuts.values())):
+        logger.warning(
+            "everything is encoded anew, and each shard replaced when its rows are there: a run that is stopped leaves "
+            "the others as they are, and --overwrite begins again"
+        )
+        retry = "everything"
+    found = survey(data, tables, list(cuts.values()), retry)
     pending = found.pending
     waiting = ", ".join(f"{len(names)} for {name}" for name, names in pending.items())
     logger.info("precompute: %d shards, pending %s", len(cuts), waiting)
-    rows: dict[str, int] = dict.fromkeys(tables, 0)
+    tried, encoded = dict.fromkeys(tables, 0), dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
     if todo := [cuts[name] for name in sorted(set().union(*pending.values()))]:
-        dataset = plan(data, model, config, todo, pending, _encoded_before(tables, cuts), engine)
+        dataset = plan(data, model, config, todo, pending, _encoded_before(tables, cuts), retry, engine)
         for name in filter(pending.get, pending):
             tables[name].reopen()
         for facts in run_shards(dataset, "precompute", len(cuts) - len(todo), len(cuts), progress):
             for name in tables:
-                rows[name] += int(facts.get(f"{name}_encoded", 0))
+                tried[name] += int(facts.get(f"{name}_tried", 0))
+                encoded[name] += int(facts.get(f"{name}_encoded", 0))
                 busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
-        left = {name: names for name, names in survey(data, tables, todo).pending.items() if names}
+        left = {name: names for name, names in survey(data, tables, todo, "nothing").pending.items() if names}
         if left:
             listed = "; ".join(f"{name}: {', '.join(names[:5])} ({len(names)} in all)" for name, names in left.items())
             raise RuntimeError(
@@ -88,7 +101,9 @@ def precompute(
         tables={name: table.finish(found.inputs[name]) for name, table in tables.items()},
         accounts={name: account(table) for name, table in tables.items()},
         clips=found.inputs["latents"],
-        rows_encoded=rows,
+        cut=cut_captions(tables["t5_tokens"].scan(["text", "status"]), load_t5_tokenizer(model), text_length(model)),
+        rows_tried=tried,
+        rows_encoded=encoded,
         shards_written=len(todo),
         busy_s=busy_s,
         seconds=time.monotonic() - began_s,
@@ -102,6 +117,7 @@ def plan(
     cuts: Sequence[Cut],
     pending: Mapping[str, Sequence[str]],
     before: Mapping[str, Sequence[str]],
+    retry: Retry,
     engine: Callable[[EngineConfig], Engine] = vllm_engine,
 ) -> "ray.data.Dataset":
     """The whole pipeline: shards -> VAE -> T5 -> LLM, each stage one pool of actors that hold one encoder each.
@@ -117,7 +133,9 @@ def plan(
     todo = {table: set(shards) for table, shards in pending.items()}
     dataset: ray.data.Dataset = ray.data.from_items(  # one row, and one block, a shard: stages overlap shard by shard
         [
-            cut.row() | {"before": list(before[cut.shard])} | {table: cut.shard in todo[table] for table in pending}
+            cut.row()
+            | {"before": list(before[cut.shard]), "retry": retry}
+            | {table: cut.shard in todo[table] for table in pending}
             for cut in cuts
         ],
         override_num_blocks=len(cuts),
@@ -135,6 +153,23 @@ def plan(
             dataset = map_actors(dataset, encoders[table].__name__, load, **getattr(config, table).reserved)
     dataset.context.max_errored_blocks = config.failed_shards
     return dataset
+
+
+def _begin(table: Table, key: Config, overwrite: bool) -> bool:
+    """Open a table for this run. Returns whether what another configuration had made was removed for that."""
+    before = set(table.shards())
+    table.begin(key, overwrite)
+    if gone := before - set(table.shards()):
+        logger.warning(
+            "%s: its %d shards were of another configuration and are gone; they are made anew", table.uri, len(gone)
+        )
+    return bool(gone)
+
+
+def _interrupted(data: str, tables: Mapping[str, Table], cuts: Sequence[Cut]) -> bool:
+    """Whether a run stopped before these tables had all their rows, as one does that was to overwrite others."""
+    unfinished = any(table.manifest() is None for table in tables.values())
+    return unfinished and any(survey(data, tables, cuts, "nothing").pending.values())
 
 
 def _encoded_before(tables: Mapping[str, Table], shards: Iterable[str]) -> dict[str, list[str]]:

@@ -1,8 +1,8 @@
 """The rows that are there already: which of them stay, and which shards lack one.
 
-A row stays while it is ok and its input is wanted. A caption whose clip, or whose T5 tokens, could not be encoded is
-not encoded either: its row is carried over from the table before, with that table's name before the reason, until the
-reason there is another one.
+A row stays while its input is wanted, unless it failed and is to be tried again. A caption whose clip, or whose T5
+tokens, could not be encoded is not encoded either: its row is carried over from the table before, with the name of that
+table before the reason, until the reason there is another one.
 """
 
 import logging
@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mimir_ray.precompute.cut import Cut
-from mimir_ray.precompute.inputs import ok_captions, ok_clips
+from mimir_ray.precompute.inputs import clip_ids, ok_captions
+from mimir_ray.precompute.outcomes import Retry, Row, stays
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import READERS, Table
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[Any, ...]
-Row = dict[str, Any]
 In = TypeVar("In")
 
 _CAPTION = ("clip_id", "kind", "text")
@@ -44,16 +44,17 @@ class Survey:
     inputs: dict[str, int]
     """Rows that each table must have in the end; those of shards that cannot be read are missing."""
     pending: dict[str, list[str]]
-    """Shards by table that lack a row, hold one too many, or carry a reason that no longer holds."""
+    """Shards by table that lack a row, hold one too many or one to be tried again, or carry a reason that no longer
+    holds."""
 
 
-def survey(data: str, tables: Mapping[str, Table], cuts: Sequence[Cut]) -> Survey:
-    """Compare the tables with what curation left, shard by shard; only keys and reasons are read."""
+def survey(data: str, tables: Mapping[str, Table], cuts: Sequence[Cut], retry: Retry) -> Survey:
+    """Compare the tables with what curation left, shard by shard; only keys, statuses and reasons are read."""
     committed = {name: set(table.shards()) for name, table in tables.items()}
     inputs: Counter[str] = Counter(dict.fromkeys(tables, 0))
     pending: dict[str, list[str]] = {name: [] for name in tables}
     with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(partial(_look, data=data, tables=tables, committed=committed), cuts)
+        found = readers.map(partial(_look, data=data, tables=tables, committed=committed, retry=retry), cuts)
         for cut, (wanted, lacking) in zip(cuts, found, strict=True):
             inputs.update(wanted)
             for name in lacking:
@@ -62,11 +63,11 @@ def survey(data: str, tables: Mapping[str, Table], cuts: Sequence[Cut]) -> Surve
 
 
 def _look(
-    cut: Cut, data: str, tables: Mapping[str, Table], committed: Mapping[str, set[str]]
+    cut: Cut, data: str, tables: Mapping[str, Table], committed: Mapping[str, set[str]], retry: Retry
 ) -> tuple[dict[str, int], list[str]]:
     """Number of inputs by table, and the tables that are pending."""
     try:
-        clips: Counter[Key] = Counter((clip.clip_id,) for clip in ok_clips(data, cut))
+        clips: Counter[Key] = Counter((clip_id,) for clip_id in clip_ids(data, cut))
         captions: Counter[Key] = Counter(tuple(caption.values()) for caption in ok_captions(data, cut))
     except (OSError, pa.ArrowException):  # the actor that reads them says what is wrong with them
         return {}, list(tables)
@@ -74,14 +75,15 @@ def _look(
     pending: list[str] = []
     upstream, to_carry = "", dict[Key, str]()
     for name, table in tables.items():
-        rows = _read(table, cut.shard, [*KEYS[name], "reason"]) if cut.shard in committed[name] else None
-        reasons = [] if rows is None else [(_key(name, row), row["reason"]) for row in rows.to_pylist()]
-        carried = {key: reason for key, reason in reasons if upstream and reason.startswith(_prefix(upstream))}
+        there = _read(table, cut.shard, [*KEYS[name], "status", "reason"]) if cut.shard in committed[name] else None
+        rows = [] if there is None else there.to_pylist()
+        carried = {_key(name, row): row["reason"] for row in rows if _is_carried(row, upstream)}
         mended = any(reason != to_carry.get(_within(key, upstream)) for key, reason in carried.items())
-        other_rows = rows is None or Counter(key for key, _ in reasons) != wanted[name]
-        if other_rows or mended or (carried and upstream in pending):
+        again = any(not stays(row, retry) for row in rows if not _is_carried(row, upstream))
+        other_rows = there is None or Counter(_key(name, row) for row in rows) != wanted[name]
+        if other_rows or mended or again or (carried and upstream in pending):
             pending.append(name)
-        upstream, to_carry = name, {key: _prefix(name) + reason for key, reason in reasons if reason}
+        upstream, to_carry = name, {_key(name, row): _prefix(name) + row["reason"] for row in rows if row["reason"]}
     return {name: keys.total() for name, keys in wanted.items()}, pending
 
 
@@ -91,50 +93,54 @@ def complete(
     before: Sequence[str],
     wanted: Sequence[tuple[Key, In]],
     encode: Callable[[Sequence[In]], list[Row]],
+    retry: Retry,
     upstream: Table | None = None,
-) -> int:
-    """Commit a shard: its settled rows, and the rest encoded, in the order of the inputs. Returns the number of these
-    last.
+) -> tuple[int, int]:
+    """Commit a shard: its settled rows, and the rest encoded, in the order of the inputs. Returns how many of these
+    last were tried, and how many of them are ok.
 
     Args:
         before: shards that may hold rows of the same inputs, which were in them before.
         upstream: the table that can lack what this one is made of.
     """
-    there = settled_rows(table, shard, before, [key for key, _ in wanted], upstream)
-    rest = [item for key, item in wanted if key not in there]
-    fresh = iter(encode(rest))
-    rows = [there[key] if key in there else next(fresh) for key, _ in wanted]
+    there = settled_rows(table, shard, before, [key for key, _ in wanted], retry, upstream)
+    fresh = encode([item for key, item in wanted if key not in there])
+    left = iter(fresh)
+    rows = [there[key] if key in there else next(left) for key, _ in wanted]
     table.commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS[table.name]))
-    return len(rest)
+    return len(fresh), sum(row["status"] == "ok" for row in fresh)
 
 
 def settled_rows(
-    table: Table, shard: str, before: Sequence[str], wanted: Sequence[Key], upstream: Table | None
+    table: Table, shard: str, before: Sequence[str], wanted: Sequence[Key], retry: Retry, upstream: Table | None
 ) -> dict[Key, Row]:
     """The rows of a shard that need no encoding: those that stay, and those that ``upstream`` could not encode."""
-    there = kept_rows(table, shard, before, wanted)
+    above = "" if upstream is None else upstream.name
+    there = kept_rows(table, shard, before, wanted, lambda row: stays(row, retry) and not _is_carried(row, above))
     if upstream is not None:
         there |= carried_rows(upstream, shard, table.name, [key for key in wanted if key not in there])
     return there
 
 
-def kept_rows(table: Table, shard: str, before: Sequence[str], wanted: Iterable[Key]) -> dict[Key, Row]:
-    """The wanted rows that are ok in a shard or, where it lacks them, in those ``before`` it."""
+def kept_rows(
+    table: Table, shard: str, before: Sequence[str], wanted: Iterable[Key], keep: Callable[[Row], bool]
+) -> dict[Key, Row]:
+    """The wanted rows of a shard or, where it lacks them, of those ``before`` it, that ``keep`` is for by their status
+    and reason."""
     kept: dict[Key, Row] = {}
     missing = set(wanted)
     for holder in (shard, *before):
         if missing and table.has(holder):
-            kept |= _ok_rows(table, holder, missing)
+            kept |= _rows_of(table, holder, missing, keep)
             missing -= kept.keys()
     return kept
 
 
-def _ok_rows(table: Table, shard: str, wanted: Set[Key]) -> dict[Key, Row]:
+def _rows_of(table: Table, shard: str, wanted: Set[Key], keep: Callable[[Row], bool]) -> dict[Key, Row]:
     """Nothing of a shard that cannot be read."""
     try:
-        names = table.read(shard, [*KEYS[table.name], "status"]).to_pylist()
-        keys = [_key(table.name, row) if row["status"] == "ok" else None for row in names]
-        places = [place for place, key in enumerate(keys) if key in wanted]
+        names = table.read(shard, [*KEYS[table.name], "status", "reason"]).to_pylist()
+        places = [place for place, row in enumerate(names) if _key(table.name, row) in wanted and keep(row)]
         rows = table.open(shard).take(places).to_pylist() if places else []
     except (OSError, pa.ArrowException) as error:
         logger.warning("shard %s of %s cannot be read, and its rows are made anew: %s", shard, table.uri, error)
@@ -169,6 +175,10 @@ def _key(name: str, row: Row) -> Key:
 def _within(key: Key, upstream: str) -> Key:
     """The key of the row of ``upstream`` that a row depends on."""
     return key[: len(KEYS[upstream])]
+
+
+def _is_carried(row: Row, upstream: str) -> bool:
+    return bool(upstream) and bool(row["reason"].startswith(_prefix(upstream)))
 
 
 def _prefix(upstream: str) -> str:

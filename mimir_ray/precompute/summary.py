@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from mimir_ray.config import Config
+from mimir_ray.precompute.lengths import CutCaptions
+from mimir_ray.precompute.outcomes import PASSING
 from mimir_ray.storage import Account, Manifest, render_accounts
 
 if TYPE_CHECKING:
@@ -16,8 +18,12 @@ class PrecomputeSummary(Config):
     accounts: dict[str, Account]
     clips: int
     """Clips that passed curation: the inputs."""
-    rows_encoded: dict[str, int]
+    cut: CutCaptions
+    """Captions that are longer than the text encoder reads, of all that are encoded."""
+    rows_tried: dict[str, int]
     """Rows that this run encoded or tried to, by table; what stayed or was carried over is not among them."""
+    rows_encoded: dict[str, int]
+    """Those of them that are ok."""
     shards_written: int
     """Shards that this run committed in some table."""
     busy_s: dict[str, float]
@@ -30,6 +36,23 @@ class PrecomputeSummary(Config):
         """Rows of all tables that this run encoded, per second of its wall time."""
         return sum(self.rows_encoded.values()) / self.seconds if self.seconds else 0.0
 
+    @property
+    def passing(self) -> dict[str, int]:
+        """Number of clips that the next run tries again, by reason; a video that is away or has changed is one."""
+        return {why: count for why, count in self.accounts["latents"].quarantined.items() if why.startswith(PASSING)}
+
+    @property
+    def nothing(self) -> str:
+        """Why there is nothing to train on, for people; empty where something is encoded or nothing was to be."""
+        for name, counts in self.accounts.items():
+            if counts.inputs and not counts.ok:
+                reason, rows = max((counts.rejected | counts.quarantined).items(), key=lambda found: found[1])
+                return (
+                    f"nothing could be encoded: {counts.inputs:,} rows of {name}, none of them ok, {rows:,} because: "
+                    f"{reason}. Mend that and run it again, with --retry-quarantined where it is not tried again anyway"
+                )
+        return ""
+
 
 def render(summary: PrecomputeSummary) -> "Group":
     """The summary as a rich table, and a line on what this run did of it."""
@@ -37,9 +60,20 @@ def render(summary: PrecomputeSummary) -> "Group":
     from rich.text import Text
 
     table = render_accounts("Precompute", {name: (counts, "encoded") for name, counts in summary.accounts.items()})
-    encoded = ", ".join(f"{count:,} {name}" for name, count in summary.rows_encoded.items())
-    done = f"this run encoded {encoded}, {summary.rows_per_s:,.0f} rows/s"
-    if not any(summary.rows_encoded.values()):
+    tried = ", ".join(f"{summary.rows_encoded[name]:,} of {rows:,} {name}" for name, rows in summary.rows_tried.items())
+    done = f"of what it tried this run encoded {tried}, {summary.rows_per_s:,.0f} rows/s"
+    if not any(summary.rows_tried.values()):
         written = f"no row was new, and {summary.shards_written:,} of the shards were put together anew"
         done = written if summary.shards_written else "all of it was there before"
-    return Group(table, Text(f"{summary.seconds:.1f} s; {done}"))
+    lines = [f"{summary.seconds:.1f} s; {done}"]
+    if summary.cut.captions:
+        lines.append(str(summary.cut))
+    if passing := summary.passing:
+        clips = sum(passing.values())
+        lines.append(
+            f"failed for now: {clips:,} clips, for {len(passing):,} reasons such as a video that is away or has "
+            "changed; the next run tries them again"
+        )
+    if any(PASSING not in reason for counts in summary.accounts.values() for reason in counts.quarantined):
+        lines.append("what else is quarantined stays so until --retry-quarantined tries it again")
+    return Group(table, *map(Text, lines))

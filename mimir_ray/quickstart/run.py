@@ -108,7 +108,7 @@ def _account(summary: CurationSummary) -> str:
 
 
 def _say_encoded(summary: PrecomputeSummary, stage: Stage) -> None:
-    stage.did(_encoded(summary), reused=not any(summary.rows_encoded.values()))
+    stage.did(_encoded(summary), reused=not any(summary.rows_tried.values()))
 
 
 def _encoded(summary: PrecomputeSummary) -> str:
@@ -119,7 +119,7 @@ def _take_own(videos: Path, data: str, recipe: Recipe, stage: Stage) -> Funnel:
     """Curate and encode the user's own videos under a data root of their own."""
     curated = curate([str(videos)], data, recipe.curation, progress=stage)
     encoded = precompute(data, recipe.model, recipe.precompute, progress=stage)
-    reused = curated.shards_reused == curated.shards and not any(encoded.rows_encoded.values())
+    reused = curated.shards_reused == curated.shards and not any(encoded.rows_tried.values())
     outcome = f"{_account(curated)}; {_encoded(encoded)}; not trained on"
     stage.did(outcome, reused=reused, detail=render(curated))
     return _funnel(data, curated)

@@ -82,7 +82,7 @@ def _about(text: str, instructions: Sequence[str]) -> list[str]:
 
 def answered_here(data: Path, model: ModelConfig, config: Any, shard: str) -> list[dict[str, Any]]:
     """Both steps of a shard in this process; returns the rows that the engine was to answer."""
-    facts = alone(shard).row() | {"before": [], "answers": True, "llm_tokens": True}
+    facts = alone(shard).row() | {"before": [], "retry": "passing", "answers": True, "llm_tokens": True}
     asked = list(ask(facts, str(data), model, config))
     tell = Tell(str(data), model, config)
     told = [tell(written(row, str(model.llm))) for row in asked]
@@ -161,8 +161,8 @@ def test_shards_of_other_names_ask_nothing_about_captions_that_were_answered(
     before = rows_of(data, "answers")
     log = tmp_path / "asked.jsonl"
     summary = precompute(str(data), model, TO_VLLM, engine=partial(engine, log=log))
-    # With them what could not be made is tried again: a broken clip, and a caption that is too long to be asked about.
-    assert summary.rows_encoded == {"latents": 1, "t5_tokens": 2, "answers": 3, "llm_tokens": 2}
+    # What could not be made stays: a broken clip, and a caption that is too long to be asked about.
+    assert summary.rows_tried == {"latents": 0, "t5_tokens": 2, "answers": 2, "llm_tokens": 2}
     assert len(logged(log)) == 2 * (CONFIG.answers + 4)
     assert [row["text"] for row in rows_of(data, "answers") if row not in before] == [*added.values()]
 
@@ -271,13 +271,17 @@ def test_instructions_without_the_prompt_are_asked_once_a_shard(
     assert len(asked) == len(captions) * CONFIG.answers + 4
     given = rows_of(data, "llm_tokens")
     Table(str(data / "llm_tokens")).drop(["shard-1"])
-    LLMEncoder(str(data), everyone, CONFIG)(alone("shard-1").row() | {"before": [], "llm_tokens": True})
+    LLMEncoder(str(data), everyone, CONFIG)(
+        alone("shard-1").row() | {"before": [], "retry": "passing", "llm_tokens": True}
+    )
     assert given == rows_of(data, "llm_tokens")
 
 
 def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path, "answers")
-    for row in ask(alone("shard-2").row() | {"before": [], "answers": True}, str(data), model, TO_VLLM):
+    for row in ask(
+        alone("shard-2").row() | {"before": [], "retry": "passing", "answers": True}, str(data), model, TO_VLLM
+    ):
         taken = to_ray(row)
         if row["error"]:
             assert taken["__inference_error__"] == row["error"]
@@ -285,14 +289,18 @@ def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_
         assert taken["tokenized_prompt"] == load_llm(model, 0).query_ids(row["asked"])
         assert taken["carried"]["facts"]["shard"] == "shard-2"
     short = override(TO_VLLM, ["vllm.max_model_len=10"])
-    rows = list(ask(alone("shard-1").row() | {"before": [], "answers": True}, str(data), model, short))
+    rows = list(
+        ask(alone("shard-1").row() | {"before": [], "retry": "passing", "answers": True}, str(data), model, short)
+    )
     assert all("context of 10 tokens" in row["error"] for row in rows)
 
 
 def test_an_answer_without_a_token_is_none(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path, "answers")
     tell = Tell(str(data), model, TO_VLLM)
-    for row in ask(alone("shard-1").row() | {"before": [], "answers": True}, str(data), model, TO_VLLM):
+    for row in ask(
+        alone("shard-1").row() | {"before": [], "retry": "passing", "answers": True}, str(data), model, TO_VLLM
+    ):
         tell(row | {"tokens": [], "error": ""})
     assert {row["reason"] for row in rows_of(data, "answers")} == {"the engine wrote nothing, not even an end token"}
 

@@ -1,16 +1,16 @@
 """How clips are cut into shards."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mimir_ray.config import UserError
-from mimir_ray.precompute.cut import Cut, cut_shards, enough_shards
+from mimir_ray.precompute.cut import Cut, cut_shards, enough_shards, part_borders
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
-from mimir_ray.storage import Table, predecessors, shard_name
+from mimir_ray.storage import Table, content_id, predecessors, shard_name
 from tests.precompute.world import OK, REJECTED, clip_row, commit
 
 
@@ -85,6 +85,79 @@ def test_a_shard_that_is_cut_anew_finds_those_that_held_its_clips(buckets: list[
         found = predecessors(new, old)
         for shard, clips in new.items():
             assert clips <= set().union(*(old.get(holder, set()) for holder in (shard, *found[shard])))
+
+
+def films(
+    root: Path, films: int, clips: int, without: Sequence[int] = (), sources: int = 1
+) -> dict[str, tuple[str, int]]:
+    """Films of so many clips each, but for some, in shards of curation; returns film and first frame of each clip.
+
+    Ids are hashes, as curation's are, and rows lie in no order of time.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {shard_name(bucket, "content"): [] for bucket in range(sources)}
+    for number in range(films * clips):
+        film, place = f"film-{number % films}", number // films
+        clip_id = content_id(film, str(place))
+        row = clip_row(clip_id, root) | {"video_id": film, "first_frame": 100 * place}
+        rows[shard_name(number % films % sources, "content")].append(row | (REJECTED if number in without else OK))
+    for members in rows.values():
+        members.sort(key=lambda row: row["clip_id"])
+    captions = {
+        shard: [{"clip_id": row["clip_id"], "kind": "short", "text": "words"} | OK for row in members]
+        for shard, members in rows.items()
+    }
+    for name, held in (("clips", rows), ("captions", captions)):
+        commit(root, name, held)
+    found = [row for members in rows.values() for row in members if row["status"] == "ok"]
+    return {row["clip_id"]: (row["video_id"], row["first_frame"]) for row in found}
+
+
+def test_a_part_is_a_run_through_its_films(tmp_path: Path) -> None:
+    """So that each part reads a part of a film, and not every part all of it."""
+    where = films(tmp_path, films=5, clips=100)
+    cuts = sorted(cut_shards(str(tmp_path), 25), key=lambda cut: cut.part)
+    assert [cut.parts for cut in cuts] == [16] * 16
+    runs = [sorted(where[clip] for clip in clips_in(tmp_path, cut)) for cut in cuts]
+    assert [place for run in runs for place in run] == sorted(where.values())
+    assert max(len({film for film, _ in run}) for run in runs) <= 2
+    assert 25 < min(map(len, runs)) <= max(map(len, runs)) < 40
+    for cut in cuts:
+        assert clips_in(tmp_path, cut) == sorted(clips_in(tmp_path, cut)), "the rows lie by id, which strews a film"
+
+
+@pytest.mark.parametrize(("sources", "gone"), [(1, [100]), (1, range(0, 200, 7)), (4, range(60)), (4, [3, 190])])
+def test_parts_of_films_that_are_judged_anew_find_those_that_held_their_clips(
+    sources: int, gone: Sequence[int], tmp_path: Path
+) -> None:
+    """Clips go and come back, and another size is asked for; a shard that keeps its name keeps its borders."""
+    states = {}
+    for state, without in {"all": (), "judged": gone}.items():
+        films(tmp_path, films=5, clips=40, without=without, sources=sources)
+        for size in (4, 10, 20):
+            states[state, size] = {cut.shard: set(clips_in(tmp_path, cut)) for cut in cut_shards(str(tmp_path), size)}
+    for before, after in itertools.permutations(states.values(), 2):
+        found = predecessors(after, before)
+        known = set().union(*before.values())
+        for shard, clips in after.items():
+            assert clips & known <= set().union(*(before.get(holder, set()) for holder in (shard, *found[shard])))
+
+
+def test_a_clip_that_goes_leaves_most_parts_where_they_are(tmp_path: Path) -> None:
+    films(tmp_path, films=5, clips=100)
+    before = {cut.shard for cut in cut_shards(str(tmp_path), 25)}
+    films(tmp_path, films=5, clips=100, without=[250])
+    after = {cut.shard for cut in cut_shards(str(tmp_path), 25)}
+    assert len(before) == len(after) == 16
+    assert len(before & after) >= 10
+
+
+@pytest.mark.parametrize(("clips", "parts"), [(0, 1), (1, 1), (3, 2), (64, 64), (65, 32), (1000, 8), (1000, 16)])
+def test_borders_ascend_and_no_part_is_empty(clips: int, parts: int) -> None:
+    borders = part_borders([content_id(str(number)) for number in range(clips)], parts)
+    assert (borders[0], borders[-1], len(borders)) == (0, clips, parts + 1)
+    sizes = [after - before for before, after in itertools.pairwise(borders)]
+    assert all(abs(size - clips / parts) <= clips / parts / 4 + 1 for size in sizes)
+    assert clips == 0 or min(sizes) > 0
 
 
 def test_a_cut_survives_as_a_row() -> None:

@@ -142,6 +142,31 @@ def test_a_batch_of_the_vae_holds_one_size(pipeline: MimirPipeline, monkeypatch:
     }
 
 
+def test_clips_are_read_source_by_source_and_forward(pipeline: MimirPipeline) -> None:
+    """Whatever their sizes and the order of their ids; no more than a batch of each size waits."""
+    config = override(EXACT, ["buckets=[{num_frames: 1, height: 64, width: 64}]"])
+    spans = [("b.mp4", 200), ("a.mp4", 300), ("b.mp4", 0), ("a.mp4", 0), ("b.mp4", 100), ("a.mp4", 100), ("a.mp4", 200)]
+    given = [
+        Clip(**clip_row(f"clip-{n}", Path(path), frames=8 if n % 3 else 65) | {"first_frame": first, "video_id": path})
+        for n, (path, first) in enumerate(spans)
+    ]
+    order: list[tuple[str, int]] = []
+
+    def ordered(clip: Clip, indices: Sequence[int]) -> np.ndarray:
+        order.append((clip.path, clip.first_frame))
+        return read(clip, indices)
+
+    rows = latent_rows(given, ordered, pipeline.vae, config)
+    assert [row["clip_id"] for row in rows] == [clip.clip_id for clip in given]
+    assert [row["status"] for row in rows] == ["ok"] * 7
+    assert order == sorted(spans)
+    alone = [latent_rows([clip], read, pipeline.vae, config)[0] for clip in given]
+    assert [row["shape"] for row in rows] == [row["shape"] for row in alone]
+    for row, one in zip(rows, alone, strict=True):
+        together, single = (unpack_array(found["moments"], "float32", tuple(row["shape"])) for found in (row, one))
+        np.testing.assert_allclose(together, single, atol=1e-3, rtol=1e-2)
+
+
 def test_slicing_encodes_the_same_clip_by_clip_and_tiling_otherwise(tmp_path: Path) -> None:
     model = tiny_model(tmp_path)
     plain, sliced, tiled = (
@@ -192,7 +217,7 @@ def test_a_clip_that_cannot_be_read_is_quarantined_alone(pipeline: MimirPipeline
     assert [(row["status"], row["reason"]) for row in rows] == [
         ("ok", ""),
         ("quarantined", "ends after 3 of 65 frames"),
-        ("quarantined", "OSError: disk on fire"),
+        ("quarantined", "tried again by the next run: OSError: disk on fire"),
         ("ok", ""),
     ]
 

@@ -1,0 +1,99 @@
+"""The videos that clips are spans of: fetched, checked and read forward once, however many clips they hold."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.fs as pafs
+
+from mimir_ray.precompute.outcomes import Away
+from mimir_ray.records import Clip
+from mimir_ray.storage import file_id, filesystem, local_copy, located
+from mimir_ray.video import VideoError, read_frames
+
+Source = tuple[str, str, int]
+
+
+def source_of(clip: Clip) -> Source:
+    """What tells sources apart: path, content id and size."""
+    return clip.path, clip.video_id, clip.size_bytes
+
+
+class Sources:
+    """Reads clips that come source by source; one source is held at a time, and a copy of it where it is not local.
+
+    A source that is away, or is another one than was curated, is looked at once and fails for all of its clips.
+    """
+
+    def __init__(self, data: str, timeout_s: float) -> None:
+        """``data`` is the root that paths may be relative to, ``timeout_s`` the wall time of one read."""
+        self._data, self._timeout_s = data, timeout_s
+        self._held = ExitStack()
+        self._source: Source | None = None
+        self._path, self._reason = "", ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def read(self, clip: Clip, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Frames of a clip (F H W 3) by their indices, counted from its first one.
+
+        Raises Away where its source cannot be had or has changed, VideoError where that does not hold these frames.
+        """
+        uri = located(self._data, clip.path)
+        if source_of(clip) != self._source:
+            self._open(uri, clip)
+        if self._reason:
+            raise Away(self._reason)
+        span = clip.first_frame, clip.first_frame + clip.frames
+        try:
+            return read_frames(self._path, indices, span=span, timeout_s=self._timeout_s).frames
+        except VideoError as error:
+            with _away(uri):  # it may have gone only now
+                _check_size(uri, clip)
+            raise VideoError(f"{uri}: {error}") from error
+
+    def _open(self, uri: str, clip: Clip) -> None:
+        self._held.close()
+        self._source, self._path, self._reason = source_of(clip), "", ""
+        try:
+            with _away(uri):
+                _check_size(uri, clip)
+                self._path = self._held.enter_context(local_copy(uri))
+                _check_content(uri, self._path, clip)
+        except Away as away:
+            self._reason = str(away)
+
+
+@contextmanager
+def _away(uri: str) -> Iterator[None]:
+    """Whatever goes wrong on the way to a file is no property of what it holds."""
+    try:
+        yield
+    except Away:
+        raise
+    except Exception as error:
+        raise Away(f"cannot read {uri} ({type(error).__name__}: {error}); see that it can be read from here") from error
+
+
+def _check_size(uri: str, clip: Clip) -> None:
+    system, path = filesystem(uri)
+    found = system.get_file_info(path)
+    if found.type != pafs.FileType.File:
+        raise Away(f"{uri} is not there; it had {clip.size_bytes:,} bytes: {_REMEDY}")
+    if found.size != clip.size_bytes:
+        sizes = f"from {clip.size_bytes:,} bytes to {found.size:,}"
+        raise Away(f"{uri} has changed since it was curated, {sizes}: {_REMEDY}")
+
+
+def _check_content(uri: str, path: str, clip: Clip) -> None:
+    if (found := file_id(path)) != clip.video_id:
+        raise Away(f"{uri} has changed since it was curated, from the content {clip.video_id} to {found}: {_REMEDY}")
+
+
+_REMEDY = "bring it back, or run `mimir curate` again on what is there"
