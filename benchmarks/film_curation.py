@@ -54,7 +54,8 @@ for place, stage in enumerate(stages):
 judge({"shard": "all"}, out, [stage.name for stage in stages], rules)
 seconds = time.perf_counter() - began
 from mimir_ray.video import read
-for child in (getattr(read, "_current", None), *(role._child for role in vars(read).values() if hasattr(role, "_child"))):
+roles = [role._child for role in vars(read).values() if hasattr(role, "_child")]
+for child in [getattr(read, "_current", None), *roles]:
     if child is not None:
         child.close()
 rows = rows_of(outcome_table(out, "clips"), "all")

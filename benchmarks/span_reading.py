@@ -1,9 +1,9 @@
 """What it costs to encode clips as spans of a film, against the same clips as files of their own.
 
-    python benchmarks/span_reading.py                      # writes span_reading.json beside it
+    python -m benchmarks.span_reading       # writes span_reading.json beside it
 
-Films of 1280x720 and 40 shots, once with a keyframe at most cuts, as x264 makes them, and once with one every 250 frames
-and nowhere else. Every shot is a clip, in two data roots: in one a span of its film, in the other a file, encoded as
+Films of 1280x720 and 40 shots, once with a keyframe at most cuts, as x264 makes them, and once with one every 250
+frames and nowhere else. Every shot is a clip, in two data roots: in one a span of its film, in the other a file, encoded as
 curation used to write them (x264, veryfast, crf 18). In turns, in one process, on one thread:
 
     reading      the frames of every clip that `precompute.sample_fps` and `num_frames` choose, of a shard in its order
@@ -19,13 +19,21 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.film_curation import film
 from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig, curate
+from mimir_ray.precompute import PrecomputeConfig
+from mimir_ray.precompute.actors import LatentEncoder
+from mimir_ray.precompute.cut import cut_shards
+from mimir_ray.precompute.frames import choose_size
+from mimir_ray.precompute.inputs import ok_clips
+from mimir_ray.precompute.sources import Sources
 from mimir_ray.recipes import shapes
+from mimir_ray.records import Clip
 from mimir_ray.storage import Table
 from mimir_ray.video import cut_clip
 
@@ -98,6 +106,35 @@ def compare(roots: dict[str, str], fps: float | None, turns: int) -> dict[str, A
             **{f"{name}_s": statistics.median(made[1:]) for name, made in seconds.items()},
         }
     return found
+
+
+def chosen(root: str, config: PrecomputeConfig) -> list[Clip]:
+    """The clips of a data root in the order in which the encoder reads them."""
+    clips = [clip for cut in cut_shards(root, config.clips_per_shard) for clip in ok_clips(root, cut)]
+    return sorted(clips, key=lambda clip: (clip.path, clip.first_frame))
+
+
+def reading(root: str, config: PrecomputeConfig) -> Callable[[], None]:
+    """Reads the frames of every clip that are to be encoded."""
+    clips = [(clip, choose_size(clip, config)[1]) for clip in chosen(root, config)]
+
+    def read() -> None:
+        with Sources(root, config.decode_timeout_s) as sources:
+            for clip, indices in clips:
+                sources.read(clip, indices)
+
+    return read
+
+
+def latents(root: str, config: PrecomputeConfig) -> Callable[[], None]:
+    """Makes the rows of `latents`."""
+    clips, encoder = chosen(root, config), LatentEncoder(root, shapes().model.located(), config)
+
+    def encode() -> None:
+        rows = encoder.encode(clips)
+        assert [row["status"] for row in rows] == ["ok"] * len(clips)
+
+    return encode
 
 
 if __name__ == "__main__":

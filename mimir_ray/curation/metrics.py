@@ -1,4 +1,4 @@
-"""Scores of a clip: which frames are looked at, and what for. Appendix A names them; `Measures` fixes what it leaves open.
+"""Scores of a clip: which frames are looked at, and what for. Appendix A names them; `Measures` fixes what it leaves.
 
 Frames are grey, uint8, H W. No threshold is applied here.
 """
