@@ -167,9 +167,13 @@ def _begin(table: Table, key: Config, overwrite: bool) -> bool:
 
 
 def _interrupted(data: str, tables: Mapping[str, Table], cuts: Sequence[Cut]) -> bool:
-    """Whether a run stopped before these tables had all their rows, as one does that was to overwrite others."""
-    unfinished = any(table.manifest() is None for table in tables.values())
-    return unfinished and any(survey(data, tables, cuts, "nothing").pending.values())
+    """Whether a run stopped that was to make some of these tables, or rows that they lack.
+
+    One that was making all of them anew leaves all unfinished and no row lacking: that one begins again.
+    """
+    unfinished = [name for name, table in tables.items() if table.manifest() is None]
+    some = 0 < len(unfinished) < len(tables)
+    return some or (bool(unfinished) and any(survey(data, tables, cuts, "nothing").pending.values()))
 
 
 def _encoded_before(tables: Mapping[str, Table], shards: Iterable[str]) -> dict[str, list[str]]:
