@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results, status
+from mimir_ray.cli.console import FAILED, register, results, status
 from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
 from mimir_ray.config import UserError
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
+
+FIRST_REASONS = 3
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
         examples=[
             "mimir curate ~/videos --out runs/mine/data",
             "mimir curate /data/raw --out s3://bucket/data --recipe mimir_5b",
+            "mimir curate ~/videos --out runs/mine/data --export ~/clips",
         ],
     )(curate)
     register(
@@ -53,6 +56,9 @@ def curate(
     ],
     recipe: RecipeName = "shapes",
     assignments: Assignments = None,
+    export: Annotated[
+        str | None, typer.Option("--export", metavar="DIR", help="Write the clips that are kept there, as mp4 files.")
+    ] = None,
     overwrite: Overwrite = False,
     retry: Annotated[bool, typer.Option("--retry-quarantined", help="Try again what could not be processed.")] = False,
     address: RayAddress = None,
@@ -69,12 +75,25 @@ def curate(
     from mimir_ray.cli.progress import progress_line
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.curation import curate as run
-    from mimir_ray.curation import render
+    from mimir_ray.curation import export_clips, render, require_apart
 
+    if export is not None:
+        require_apart(export, sources, out)
     connect(address)
     with progress_line("curating", "shards") as progress:
         summary = run(sources, out, config, overwrite=overwrite, retry_quarantined=retry, progress=progress)
     results.print(render(summary))
+    if export is None:
+        return
+    with progress_line("exporting", "shards") as progress:
+        exported = export_clips(out, export, config, overwrite=overwrite, progress=progress)
+    results.print(exported.line, markup=False)
+    for reason, count in list(exported.failed.items())[:FIRST_REASONS]:
+        results.print(f"  {count} failed: {reason}", markup=False)
+    if len(exported.failed) > FIRST_REASONS:
+        results.print(f"  and {len(exported.failed) - FIRST_REASONS} more reasons", markup=False)
+    if exported.failed:
+        raise typer.Exit(FAILED)
 
 
 def report(

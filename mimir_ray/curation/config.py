@@ -22,6 +22,7 @@ __all__ = [
     "BasicRules",
     "CaptionRules",
     "CurationConfig",
+    "Export",
     "Farneback",
     "Limits",
     "LookRules",
@@ -159,6 +160,16 @@ class Pools(Config):
     """In place of `recaption` where the stage's engine is vllm."""
 
 
+class Export(Config):
+    """How `mimir curate --export` makes clips into files."""
+
+    mode: Literal["either", "reencode"] = "either"
+    """`either` copies the packets of a clip where they hold exactly its frames, and encodes it anew elsewhere;
+    `reencode` always does, so that every file is H.264 in SDR, upright and with square pixels."""
+    crf: int = Field(18, ge=0, le=51)
+    """Of x264, where it encodes: lower is better and larger."""
+
+
 class CurationConfig(Config):
     """From files to clips: what is measured, which clips are kept, and how the work is cut up.
 
@@ -179,6 +190,7 @@ class CurationConfig(Config):
     recaption: RecaptionConfig | Literal["off"] = "off"
     agreement: AgreementConfig | Literal["off"] = "off"
     captions: CaptionRules | Literal["off"] = "off"
+    export: Export = Export()
     pools: Pools = Pools()
     decode_timeout_s: float = Field(60.0, gt=0)
     """Wall time that one decoder may take over the frames of one clip before it is ended."""
