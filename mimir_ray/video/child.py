@@ -72,10 +72,8 @@ def served(request: dict[str, Any]) -> Iterator[Reply]:
         case "scan":
             yield from scanned(path, [View(*view) for view in request["views"]])
         case "cut":
-            yield (
-                {"span": cut(path, request["out"], facts(path, modified), indexed(path, modified), **request["how"])},
-                (),
-            )
+            how = {**request["how"], "cursor": cursor(path, modified)}
+            yield {"span": cut(path, request["out"], facts(path, modified), indexed(path, modified), **how)}, ()
         case _:
             frames_FHWC, decoder = read(request, indexed(path, modified), modified)
             yield {"decoder": decoder}, (frames_FHWC,)

@@ -4,6 +4,7 @@ It runs in the calling process, which a decoder may take down; `mimir_ray.video.
 """
 
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from fractions import Fraction
 from itertools import chain, pairwise
 from typing import Literal
@@ -18,7 +19,7 @@ from mimir_ray.video.errors import VideoError
 from mimir_ray.video.light import BT601, BT709, UNSPECIFIED, needs_mapping
 from mimir_ray.video.probe import Index, VideoInfo
 from mimir_ray.video.source import DECODE_ERRORS, opened
-from mimir_ray.video.view import Painter, Pose, matrix_of, written_matrix
+from mimir_ray.video.view import Pose, matrix_of, written_matrix
 from mimir_ray.video.write import CRF, PRESET, add_h264, open_mp4
 
 Mode = Literal["reencode", "copy", "either"]
@@ -36,13 +37,15 @@ def cut(
     mode: Mode,
     crf: int = CRF,
     preset: str = PRESET,
+    cursor: Cursor | None = None,
 ) -> tuple[int, int]:
     """Write frames [start_frame, end_frame) of `path` to the mp4 `out`, without sound, from time 0; return the span.
 
     `reencode` writes these frames as a viewer sees them, as H.264 4:2:0 at their own times; an odd side loses its last
     row or column. `copy` keeps the packets, rotation and all, and so can only begin at a keyframe: the span that it
     returns is the longest inside the one asked for that needs no other packet, and `crf` and `preset` play no part.
-    `copy` does not look at the pictures: what is damaged stays damaged.
+    `copy` does not look at the pictures: what is damaged stays damaged. With a `cursor` in `path` the file is read on
+    from there, and the tables of its painter serve again, which take seconds to make for HDR.
     What `out` holds after an error is of no use. Raises VideoError; may crash, may hang.
     """
     span = start_frame, end_frame
@@ -53,7 +56,8 @@ def cut(
     try:
         if mode == "copy" or (mode == "either" and _copied_whole(path, out, index, span)):
             return span if mode == "either" else _copy(path, out, index, *span)
-        _reencode(path, out, info, index, span, crf, preset)
+        with closing(Cursor(path, index)) if cursor is None else nullcontext(cursor) as cursor:
+            _reencode(cursor, out, info, index, span, crf, preset)
     except DECODE_ERRORS as error:
         raise VideoError(f"frames {start_frame} to {end_frame - 1} cannot be written as an mp4: {error}") from error
     return span
@@ -67,29 +71,28 @@ def _copied_whole(path: str, out: str, index: Index, span: tuple[int, int]) -> b
         return False
 
 
-def _reencode(path: str, out: str, info: VideoInfo, index: Index, span: tuple[int, int], crf: int, preset: str) -> None:
+def _reencode(
+    cursor: Cursor, out: str, info: VideoInfo, index: Index, span: tuple[int, int], crf: int, preset: str
+) -> None:
     """Encode the frames of the span at their own times."""
-    cursor, painter, pose, base = Cursor(path, index), Painter(), index.look.pose, index.time_base
+    painter, pose, base = cursor.painter, index.look.pose, index.time_base
     frames = cursor.stored(span)
-    try:
-        first = next(frames)
-        bounds_s = (*info.times_s, info.duration_s)[span[0] : span[1] + 1]
-        ticks = [round((bound_s - bounds_s[0]) / base) for bound_s in bounds_s]
-        with open_mp4(out) as container:
-            width_px, height_px = info.width_px // 2 * 2, info.height_px // 2 * 2
-            stream = add_h264(container, Fraction(info.fps).limit_denominator(60_000), width_px, height_px, crf, preset)
-            context = stream.codec_context
-            context.time_base = base
-            context.flags |= Flags.frame_duration
-            context.colorspace, context.color_primaries, context.color_trc = _colours(first)
-            for frame, (tick, next_tick) in zip(chain([first], frames), pairwise(ticks), strict=True):
-                planes = _planes(painter.converted(frame, *pose.stored(info.width_px, info.height_px), "yuv420p"), pose)
-                upright = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-                upright.pts, upright.duration, upright.time_base = tick, next_tick - tick, base
-                container.mux(stream.encode(upright))
-            container.mux(stream.encode())
-    finally:
-        cursor.close()
+    first = next(frames)
+    bounds_s = (*info.times_s, info.duration_s)[span[0] : span[1] + 1]
+    ticks = [round((bound_s - bounds_s[0]) / base) for bound_s in bounds_s]
+    with open_mp4(out) as container:
+        width_px, height_px = info.width_px // 2 * 2, info.height_px // 2 * 2
+        stream = add_h264(container, Fraction(info.fps).limit_denominator(60_000), width_px, height_px, crf, preset)
+        context = stream.codec_context
+        context.time_base = base
+        context.flags |= Flags.frame_duration
+        context.colorspace, context.color_primaries, context.color_trc = _colours(first)
+        for frame, (tick, next_tick) in zip(chain([first], frames), pairwise(ticks), strict=True):
+            planes = _planes(painter.converted(frame, *pose.stored(info.width_px, info.height_px), "yuv420p"), pose)
+            upright = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            upright.pts, upright.duration, upright.time_base = tick, next_tick - tick, base
+            container.mux(stream.encode(upright))
+        container.mux(stream.encode())
 
 
 def _colours(frame: av.VideoFrame) -> tuple[int, int, int]:

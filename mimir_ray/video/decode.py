@@ -94,7 +94,7 @@ class Cursor:
         self._stack = ExitStack()
         self._frames: Iterator[av.VideoFrame] | None = None
         self._next = 0
-        self._painter = Painter()
+        self.painter = Painter()
 
     def close(self) -> None:
         """Close the file."""
@@ -109,7 +109,7 @@ class Cursor:
         pose = self._index.look.pose
         frames = self._whole(indices, span) if self._index.odd else self._plain(indices, span)
         for place, frame in enumerate(frames):
-            frames_FHWC[place] = self._painter.paint(frame, pose, width_px, height_px, "rgb24")
+            frames_FHWC[place] = self.painter.paint(frame, pose, width_px, height_px, "rgb24")
         return frames_FHWC
 
     def stored(self, span: Span) -> Iterator[av.VideoFrame]:

@@ -239,3 +239,23 @@ def test_a_cut_whose_process_is_killed_leaves_nothing(
     killer.join(10)
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
     assert numbers(read_frames(encode(tmp_path / "b.mp4", numbered(5)), [4]).frames) == [4]
+
+
+@pytest.mark.parametrize("name", ["b-frames.avi", "b-frames.mkv"])
+def test_cuts_of_a_file_one_after_another_are_read_in_one_go(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = str(encode(tmp_path / name, numbered(COUNT), **(VARIANTS | UNTIMED)[name])), str(tmp_path / "out.mp4")
+    opened: list[str] = []
+    opener = decode.opened
+    monkeypatch.setattr(decode, "opened", lambda path: (opened.append(path), opener(path))[1])
+    info, found = probe(path), index(path)
+    opened.clear()
+    cursor = decode.Cursor(path, found)
+    for start, end in [(0, 20), (20, 50), (60, 90), (40, 45)]:
+        cut(path, out, info, found, start, end, mode="reencode", cursor=cursor)
+        assert numbers(everything(Path(out))) == list(range(start, end))
+    assert len(opened) == (2 if name.endswith("avi") else 1), (
+        "again for what lies behind, where nothing tells its place"
+    )
+    cursor.close()
