@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mimir_ray.video import Shown, View, cut_clip, probe, read_frames, scan_video
+from mimir_ray.video import Shown, VideoInfo, View, cut_clip, probe, read_frames, scan_video
 from tests.video.players import FFMPEG, ffmpeg, record, screen
 from tests.video.rendering import encode, numbered, numbers
 
@@ -86,17 +86,13 @@ def two_streams(folder: Path, first: str, second: str, *disposition: str, suffix
         ("64x48", "64x48", 1, 1),
         ("128x96", "64x48", 1, 1),
         ("64x48", "128x96", 0, 0),
-        ("64x48", "128x96", None, 1),
-        ("128x96", "64x48", None, 0),
     ],
 )
 def test_of_two_streams_all_read_the_one_that_players_show(
-    tmp_path: Path, first: str, second: str, default: int | None, shown: int, suffix: str
+    tmp_path: Path, first: str, second: str, default: int, shown: int, suffix: str
 ) -> None:
     flags = [f"-disposition:v:{number}" for number in (0, 1)]
-    disposition = [
-        part for number, flag in enumerate(flags) for part in (flag, "default" if number == default else "0")
-    ]
+    disposition = flags[default], "default", flags[1 - default], "0"
     path, out = two_streams(tmp_path, first, second, *disposition, suffix=suffix), tmp_path / "out.mp4"
     expected = list(range(100 * shown, 100 * shown + 20))
     *found, facts = scan_video(path, [View("rgb24", None)])
@@ -108,6 +104,19 @@ def test_of_two_streams_all_read_the_one_that_players_show(
     for mode in ("copy", "reencode"):
         cut_clip(path, out, 0, 20, mode=mode, timeout_s=60)
         assert numbers(read_frames(out, range(20)).frames) == expected
+
+
+@pytest.mark.parametrize(("first", "second"), [("64x48", "128x96"), ("128x96", "64x48")])
+def test_of_two_streams_without_a_default_all_read_the_same(tmp_path: Path, first: str, second: str) -> None:
+    path, out = two_streams(tmp_path, first, second, suffix=".ts"), tmp_path / "out.mp4"
+    expected = [100 * probe(path).stream + number for number in range(20)]
+    *found, facts = scan_video(path, [View("rgb24", None)])
+    assert isinstance(facts, VideoInfo)
+    assert facts.stream == probe(path).stream
+    assert numbers(np.stack([frame.pictures[0] for frame in found if isinstance(frame, Shown)])) == expected
+    assert numbers(read_frames(path, range(20)).frames) == expected
+    cut_clip(path, out, 0, 20, mode="reencode", timeout_s=60)
+    assert numbers(screen(out, 64, 48).frames) == expected
 
 
 @pytest.mark.parametrize("place", [0, 1])
