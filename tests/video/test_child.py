@@ -51,7 +51,7 @@ def test_a_scan_of_a_damaged_file_leaves_nothing(path: Path, tmp_path: Path) -> 
         scanned(spoilt)
     before = left_over()
     for _ in range(3):
-        with pytest.raises(VideoError, match="damaged: decoding stops at frame [1-9]"):
+        with pytest.raises(VideoError, match=r"damaged: decoding stops at frame [1-9]"):
             scanned(spoilt)
     assert scanned(path) == list(range(100))
     assert left_over() == before
@@ -86,7 +86,7 @@ def test_reads_go_on_beside_a_scan_and_from_many_threads(path: Path) -> None:
 def test_a_fork_reads_and_scans_with_children_of_its_own(path: Path) -> None:
     script = (
         "import os, sys; from tests.video.test_child import *; path = Path(sys.argv[1])\n"
-        "read_info(path); scanned(path); pid = os.fork()\n"
+        "read_frames(path, [0]); scanned(path); pid = os.fork()\n"
         "fine = numbers(read_frames(path, [7]).frames) == [7] and scanned(path) == list(range(100))\n"
         "if pid == 0: os._exit(0 if fine else 1)\n"
         "sys.exit(os.waitpid(pid, 0)[1] or not fine)"
@@ -97,12 +97,12 @@ def test_a_fork_reads_and_scans_with_children_of_its_own(path: Path) -> None:
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_a_parent_that_ends_in_a_scan_takes_its_child_along(path: Path, blow: signal.Signals) -> None:
     script = (
-        "import sys, time; from tests.video.test_child import *; frames = scan_video(sys.argv[1], VIEWS); next(frames)\n"
+        "import sys, time; from tests.video.test_child import *\n"
+        "frames = scan_video(sys.argv[1], VIEWS); next(frames)\n"
         "print(read._scanner._child._process.pid, flush=True); time.sleep(60)"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-c", script, str(path)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     parent.send_signal(blow)
