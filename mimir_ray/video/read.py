@@ -4,6 +4,8 @@ decord reads where it is exact, PyAV where it is not, or where decord is missing
 The child lives across clips, so a read costs a pipe and no process start.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -36,6 +38,7 @@ TIMEOUT_S = 60.0
 MEMORY_LIMIT_BYTES = 4 << 30
 READS_PER_CHILD = 1000  # decord's memory grows
 START_TIMEOUT_S = 60.0
+PIPE_BYTES = 1 << 20  # the child goes on to decode while its last frames are looked at
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -201,6 +204,8 @@ class _Child:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests: IO[bytes] = self._process.stdin
+        with contextlib.suppress(AttributeError, OSError):  # not everywhere, and the system sets a limit
+            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._answers = _TimedPipe(self._process.stdout)
 
     @property

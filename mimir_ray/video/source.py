@@ -32,7 +32,9 @@ def opened(path: str | Path) -> "Iterator[tuple[av.container.InputContainer, av.
 
 
 def video_stream(container: "av.container.InputContainer") -> "av.VideoStream":
-    """The stream that players show: the one marked as default, then the largest; never a cover. Raises VideoError."""
+    """The stream that FFmpeg's players show: the one marked as default, then that of the higher bit rate, then the
+    first; never a cover. Raises VideoError.
+    """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.disposition & stream.disposition.attached_pic:
         kinds = sorted({s.type for s in container.streams if s.type != "video"})
