@@ -3,8 +3,8 @@
     python -m benchmarks.span_reading       # writes span_reading.json beside it
 
 Films of 1280x720 and 40 shots, once with a keyframe at most cuts, as x264 makes them, and once with one every 250
-frames and nowhere else. Every shot is a clip, in two data roots: in one a span of its film, in the other a file, encoded as
-curation used to write them (x264, veryfast, crf 18). In turns, in one process, on one thread:
+frames and nowhere else. Every shot is a clip, in two data roots: in one a span of its film, in the other a file, as
+curation used to encode it (x264, veryfast, crf 18). In turns, in one process, on one thread:
 
     reading      the frames of every clip that `precompute.sample_fps` and `num_frames` choose, of a shard in its order
     latents      the table `latents` of the same clips, by the actor that `mimir precompute` uses, with a tiny VAE
