@@ -196,6 +196,10 @@ class Findings:
     """By rule, in the paper's order; those on captions come last, by name."""
     lost_files: Losses
     lost_clips: Losses
+    shots: int
+    """In all videos that were looked through for them."""
+    short_shots: int
+    """Those too short for a clip."""
     work: Sequence[Work]
     off: Sequence[str]
     """Stages that were not run."""
@@ -227,10 +231,14 @@ def gather(out: str) -> Findings:
     spread = dict.fromkeys(rule.score for rule in applied if not rule.yes_or_no)
     histograms = [Histogram.of(score, key.rules) for score in spread]
     kept = Sample("", KEPT_SHOWN)
-    rejected = {rule.name: Sample(rule.name, REJECTED_SHOWN) for rule in applied}
+    strict = [rule for rule in applied if not (rule.yes_or_no and rule.limit_in(key.rules))]  # others reject nothing
+    rejected = {rule.name: Sample(rule.name, REJECTED_SHOWN) for rule in strict}
+    shots = short_shots = 0
     lost_files, lost_clips = Losses(["rejected", "quarantined"]), Losses(["quarantined"])
-    for rows in scan(videos, ["path", "status", "rule", "reason"]):
+    for rows in scan(videos, ["path", "status", "rule", "reason", "shots", "short_shots"]):
         lost_files.add(rows)
+        shots += pc.sum(rows["shots"]).as_py() or 0
+        short_shots += pc.sum(rows["short_shots"]).as_py() or 0
     on_captions: dict[str, Sample] = {}
     of_clips: list[Histogram | Sample | Losses] = [*histograms, kept, lost_clips]
     for rows in scan(clips):
@@ -251,6 +259,8 @@ def gather(out: str) -> Findings:
         rejected=samples,
         lost_files=lost_files,
         lost_clips=lost_clips,
+        shots=shots,
+        short_shots=short_shots,
         work=[_work(out, name) for name in ("split", *(name for name, made in key.stages.items() if made != "off"))],
         off=off,
         limits=[(rule, rule.limit_in(key.rules)) for rule in applied],

@@ -41,6 +41,7 @@ def page(findings: Findings) -> str:
         files=_account("files", "read", findings.files),
         clips=_account("clips", "kept", findings.clips),
         captions=_account("captions", "kept", findings.captions),
+        shots=_shots(findings),
         funnel=funnel(findings.funnel()),
         histograms="".join(_histogram(chart) for chart in findings.histograms),
         kept=_sheet("Kept", findings.kept, findings),
@@ -64,6 +65,16 @@ def _account(what: str, ok: str, manifest: Manifest) -> str:
     )
     bar = "".join(f'<span class="{status}" style="flex:{count}"></span>' for status, count in counts.items() if count)
     return f'<div class="card"><h3>{manifest.inputs:,} {what}</h3><p>= {keys}</p><div class="bar">{bar}</div></div>'
+
+
+def _shots(findings: Findings) -> str:
+    """What lies between files and clips, where shots were looked for."""
+    if not findings.shots:
+        return ""
+    return (
+        f'<p class="quiet">{findings.shots:,} shots were found, of which {findings.short_shots:,} are shorter than '
+        "split.min_clip_s and became no clip; a long one becomes several.</p>"
+    )
 
 
 def _histogram(chart: Histogram) -> str:

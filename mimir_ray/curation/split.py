@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 from mimir_ray.config import Config
@@ -249,7 +250,7 @@ def _shots(watched: Watched, info: VideoInfo, split: Split | Literal["off"], fin
         return {}
     times_s = [*info.times_s, info.duration_s]
     bounds = [0, *watched.cuts, info.frames]
-    lasting_s = [times_s[end] - times_s[first] for first, end in zip(bounds, bounds[1:], strict=False)]
+    lasting_s = [times_s[end] - times_s[first] for first, end in pairwise(bounds)]
     short = sum(lasts_s < split.min_clip_s - ROUNDING_S for lasts_s in lasting_s)
     row: Row = {"shots": len(lasting_s), "short_shots": short}
     if short == len(lasting_s):
