@@ -25,8 +25,8 @@ class ShotFinder:
     """Takes the frames of a video one by one and tells which of them begin shots, at most `lag` frames later.
 
     PySceneDetect's own thresholds are 27 for `content` (mean difference of HSV, 0 to 255) and 3 for `adaptive` (ratio).
-    Its own `AdaptiveDetector` sees no cut within two frames of the ends of a video, where clips that were cut
-    carelessly have theirs; here a frame near an end is compared with the neighbours that it has.
+    Its own `AdaptiveDetector` sees no cut after the first frame of a video and none before its last two, where clips
+    that were cut carelessly have theirs; here a frame near an end is compared with the neighbours that it has.
     """
 
     def __init__(self, detector: Detector, threshold: float) -> None:

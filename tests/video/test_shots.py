@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
 
-from mimir_ray.video import VideoError, read, read_shots
+from mimir_ray.video import ShotFinder, VideoError, read, read_shots
 from mimir_ray.video.shots import Detector
 from tests.video.rendering import encode, shots, spoil, truncate
 
@@ -81,3 +82,63 @@ def test_a_search_that_hangs_is_stopped_at_its_limit(tmp_path: Path) -> None:
         found(path, timeout_s=0.5)
     assert time.monotonic() - start < 10
     assert found(path) == [0]
+
+
+def detected(detector: Any, pictures: np.ndarray) -> list[int]:
+    """The frames at which PySceneDetect's own detector begins scenes."""
+    cuts: list[Any] = []
+    for number, picture in enumerate(pictures):
+        cuts += detector.process_frame(FrameTimecode(number, fps=25.0), picture)
+    return sorted(
+        {cut.frame_num for cut in [*cuts, *detector.post_process(FrameTimecode(len(pictures) - 1, fps=25.0))]}
+    )
+
+
+def cuts_of(pictures: np.ndarray, detector: Detector, threshold: float) -> list[int]:
+    finder, cuts = ShotFinder(detector, threshold), []
+    for number, picture in enumerate(pictures):
+        told = finder.add(picture)
+        assert all(number - finder.lag <= cut <= number for cut in told)
+        cuts += told
+    return [*cuts, *finder.end()]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cuts_are_those_of_pyscenedetect_wherever_it_sees(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    pictures = []
+    for _ in range(12):  # of all lengths, bright and dull, steady and noisy
+        picture = random.integers(0, random.integers(30, 256), (6, 8, 3)).repeat(8, axis=0).repeat(8, axis=1)
+        noise = random.integers(1, 60)
+        pictures += [picture + random.integers(0, noise, picture.shape) for _ in range(random.integers(1, 12))]
+    frames = np.clip(np.stack(pictures), 0, 255).astype(np.uint8)
+    for threshold in (10.0, 27.0, 50.0):
+        assert cuts_of(frames, "content", threshold) == detected(
+            ContentDetector(threshold=threshold, min_scene_len=0), frames
+        )
+    for threshold in (1.5, 3.0, 5.0):
+        own = detected(AdaptiveDetector(adaptive_threshold=threshold, min_scene_len=0), frames)
+        assert [cut for cut in cuts_of(frames, "adaptive", threshold) if 3 <= cut < len(frames) - 2] == [
+            cut for cut in own if cut >= 3
+        ]
+
+
+@pytest.mark.parametrize("detector", THRESHOLDS)
+@pytest.mark.parametrize("lengths", [[1, 40], [2, 40], [40, 1], [40, 2], [1, 40, 1], [2, 40, 2], [1, 1, 40]])
+def test_a_few_frames_of_another_shot_are_seen_at_the_ends(detector: Detector, lengths: list[int]) -> None:
+    frames = np.ascontiguousarray(shots(lengths)[..., ::-1])
+    found = cuts_of(frames, detector, THRESHOLDS[detector])
+    if detector == "content" or lengths != [1, 1, 40]:
+        assert found == [*accumulate(lengths[:-1])]
+    else:
+        assert 2 in found or 1 in found
+
+
+@pytest.mark.parametrize(("detector", "shake_px"), [("content", 0), ("content", 1), ("adaptive", 0), ("adaptive", 2)])
+def test_a_moving_or_shaking_camera_has_no_cut(detector: Detector, shake_px: int) -> None:
+    random = np.random.default_rng(0)
+    scene = np.kron(random.integers(0, 256, (20, 40, 3)), np.ones((16, 16, 1), int)).astype(np.uint8)
+    places = [(40 + random.integers(-shake_px, shake_px + 1), 40 + i + random.integers(-shake_px, shake_px + 1))
+              for i in range(60)]  # fmt: skip
+    frames = np.stack([scene[top : top + 144, left : left + 256] for top, left in places])
+    assert cuts_of(frames, detector, THRESHOLDS[detector]) == []

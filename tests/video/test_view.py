@@ -33,9 +33,9 @@ def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float(np.abs(a.astype(int) - b).mean())
 
 
-@pytest.mark.parametrize("aspect", ["1/1", "4/3", "64/45", "8/9", "1/2"])
+@pytest.mark.parametrize("aspect", ["1/1", "64/45", "8/9", "1/2"])
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
-@pytest.mark.parametrize("mirror", [(), ("-display_hflip",), ("-display_vflip",)])
+@pytest.mark.parametrize("mirror", [(), ("-display_hflip",)])
 def test_pictures_stand_as_players_set_them_up(tmp_path: Path, turn: int, mirror: tuple[str, ...], aspect: str) -> None:
     stored = record(tmp_path / "stored.mp4", CORNERS, "-vf", f"setsar={aspect}", *EXACT)
     path, out = tmp_path / "a.mp4", tmp_path / "out.mp4"
