@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 from mimir_ray.config import Config
@@ -20,6 +21,7 @@ from mimir_ray.curation.watch import Watched, check_length, watch
 from mimir_ray.storage import content_id, file_id, local_copy
 from mimir_ray.video import Promise, ShotFinder, VideoError, VideoInfo, mean_fps
 from mimir_ray.video.shots import ROUNDING_S
+from mimir_ray.video.source import size_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,9 @@ class Known:
         return [(clip["first_frame"], clip["frames"]) for clip in self.clips] == [(0, self.video["frames"])]
 
 
-def split_files(files: Sequence[SourceFile], config: CurationConfig, known: Mapping[str, Known] | None = None) -> Outcome:
+def split_files(
+    files: Sequence[SourceFile], config: CurationConfig, known: Mapping[str, Known] | None = None
+) -> Outcome:
     """Watch files one after another, but for those whose bytes are `known`.
 
     A file whose bytes another one before it had is rejected as its duplicate; all that could be duplicates of each
@@ -87,7 +91,9 @@ def split_file(
             raise VideoError(file.problem)
         check_size(file.size_bytes, config.limits)
         with local_copy(file.path) as path:
-            stage, content = "probe", file_id(path)
+            stage = "probe"
+            size_of_file(path)  # a pipe or a device has no end to be hashed to
+            content = file_id(path)
             if content in first:
                 reason = f"has the same bytes as {first[content]}"
                 duplicate = {"video_id": content, "status": "rejected", "rule": "duplicate", "reason": reason}
@@ -247,7 +253,7 @@ def _shots(watched: Watched, info: VideoInfo, split: Split | Literal["off"], fin
         return {}
     times_s = [*info.times_s, info.duration_s]
     bounds = [0, *watched.cuts, info.frames]
-    lasting_s = [times_s[end] - times_s[first] for first, end in zip(bounds, bounds[1:], strict=False)]
+    lasting_s = [times_s[end] - times_s[first] for first, end in pairwise(bounds)]
     short = sum(lasts_s < split.min_clip_s - ROUNDING_S for lasts_s in lasting_s)
     row: Row = {"shots": len(lasting_s), "short_shots": short}
     if short == len(lasting_s):

@@ -1,6 +1,7 @@
 """What is done to a shard, stage after stage. Each function is safe to repeat, and only names pass between them.
 
-`split` finds the clips and measures them on the way, every stage of `scoring_stages` scores them, and `judge` alone applies thresholds.
+`split` finds the clips and measures them on the way, every stage of `scoring_stages` scores them, and `judge` alone
+applies thresholds.
 """
 
 import pickle

@@ -1,4 +1,4 @@
-"""Files of the kinds that people have, through the whole of curation: their facts, the rules on them, their pictures."""
+"""Files of the kinds that people have, through the whole of curation: their facts, rules on them, their pictures."""
 
 import io
 from collections.abc import Sequence

@@ -189,7 +189,9 @@ def test_throughput_comes_from_the_stages(out: Path, html: str) -> None:
         assert work.clips == len(rows) == 10
         assert work.failures == sum(row["status"] == "quarantined" for row in rows)
         assert work.seconds == pytest.approx(sum(row["seconds"] or 0.0 for row in rows))
-        took = f"{work.seconds:,.1f} s {work.clips / work.seconds:,.2f}" if work.name == "split" else "in that of split –"
+        took = (
+            f"{work.seconds:,.1f} s {work.clips / work.seconds:,.2f}" if work.name == "split" else "in that of split –"
+        )
         assert f"{work.name} 10 {work.failures} {took}" in Reader(html).text
 
 
