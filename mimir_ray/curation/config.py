@@ -128,7 +128,7 @@ class Farneback(Config):
 
 
 class Measures(Config):
-    """How the scores are measured. Frames are grey (the luma of the video, from 0 to 255), shrunk where they are large."""
+    """How the scores are measured. Frames are grey (the video's luma, 0 to 255), shrunk where they are large."""
 
     short_side_px: int = Field(256, ge=16)
     """Frames with a longer short side are shrunk to it. Smaller ones stay: the scores are relative to the frame."""
@@ -137,7 +137,7 @@ class Measures(Config):
     motion_fps: float = Field(2.0, gt=0)
     """Optical flow runs between frames this far apart."""
     motion_pairs: int = Field(64, ge=1)
-    """At most this many pairs of frames, spread evenly over the clip, count: a long clip's score is a mean over them."""
+    """At most this many pairs of frames count, spread evenly over the clip."""
     farneback: Farneback = Farneback()
     black_level: int = Field(32, ge=1, le=255)
     """A pixel whose grey value (0 to 255) is below this is black."""
@@ -193,8 +193,8 @@ class CurationConfig(Config):
     export: Export = Export()
     pools: Pools = Pools()
     decode_timeout_s: float = Field(60.0, gt=0)
-    """Wall time without a frame, or over the frames of one clip, after which a decoder is ended; a clip that begins late
-    in its video has more, by `limits.seconds_per_second`."""
+    """Wall time without a frame, or over the frames of one clip, after which a decoder is ended; a clip that begins
+    late in its video has more, by `limits.seconds_per_second`."""
     files_per_shard: int = Field(32, ge=1)
     """Files in a unit of work, about: what a killed run does again at most, once per core."""
     cpus_per_task: float = Field(1.0, gt=0)

@@ -1,4 +1,4 @@
-"""What is known outlives its shard: a file that joins a shard, changes or goes makes a new one, with the same others."""
+"""What is known outlives its shard: a file that joins it, changes or goes makes a new one, with the same others."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -47,6 +47,7 @@ def inherit(out: str, shard: str, before: Sequence[str], stages: Sequence[str]) 
     clip_ids = set(stage_table(out, "split").read(shard, ["clip_id"])["clip_id"].to_pylist())
     for stage in stages:
         table = stage_table(out, stage)
-        if stage not in OF_MORE_THAN_THE_CLIP and not table.has(shard):
-            if known := known_scores(out, stage, before, clip_ids):
-                commit(table, shard, known.values())
+        if stage in OF_MORE_THAN_THE_CLIP or table.has(shard):
+            continue
+        if known := known_scores(out, stage, before, clip_ids):
+            commit(table, shard, known.values())

@@ -1,4 +1,5 @@
-"""Scores of a clip: which frames are looked at, and what for. Appendix A names them; `Measures` fixes what it leaves.
+"""Scores of a clip: which frames are looked at, and what for. Appendix A names them; `Measures` fixes what it leaves
+open.
 
 Frames are grey, uint8, H W. No threshold is applied here.
 """

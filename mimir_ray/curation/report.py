@@ -13,7 +13,7 @@ from mimir_ray.curation.findings import Findings, Histogram, Losses, Sample, Wor
 from mimir_ray.curation.rules import RULES, score_of
 from mimir_ray.curation.stills import stills
 from mimir_ray.curation.tables import Row
-from mimir_ray.storage import Manifest, join, write_bytes
+from mimir_ray.storage import LatestCopy, Manifest, join, write_bytes
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 IN_FACTS = ("frames", "duration_s", "aspect")
@@ -36,6 +36,7 @@ def write_report(out: str) -> str:
 
 def page(findings: Findings) -> str:
     """The whole page."""
+    pictures = _pictures([*findings.kept.rows, *(clip for sample in findings.rejected for clip in sample.rows)])
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         out=escape(findings.out),
         files=_account("files", "read", findings.files),
@@ -44,8 +45,10 @@ def page(findings: Findings) -> str:
         shots=_shots(findings),
         funnel=funnel(findings.funnel()),
         histograms="".join(_histogram(chart) for chart in findings.histograms),
-        kept=_sheet("Kept", findings.kept, findings),
-        rejected="".join(_sheet(sample.rule, sample, findings) for sample in findings.rejected if sample.total)
+        kept=_sheet("Kept", findings.kept, findings, pictures),
+        rejected="".join(
+            _sheet(sample.rule, sample, findings, pictures) for sample in findings.rejected if sample.total
+        )
         or '<p class="quiet">No clip was rejected.</p>',
         losses=_losses("files", findings.lost_files) + _losses("clips", findings.lost_clips)
         or '<p class="quiet">Every file was read once, and every clip was processed.</p>',
@@ -88,14 +91,14 @@ def _histogram(chart: Histogram) -> str:
     return f'<div class="card">{title}{histogram(chart)}{shares}</div>'
 
 
-def _sheet(title: str, sample: Sample, findings: Findings) -> str:
+def _sheet(title: str, sample: Sample, findings: Findings, pictures: Mapping[str, str]) -> str:
     """A contact sheet: `sample` in cards."""
-    cards = "".join(_card(clip, findings) for clip in sample.rows)
+    cards = "".join(_card(clip, findings, pictures) for clip in sample.rows)
     shown = f"{len(sample.rows):,} of {sample.total:,} clips"
     return f'<h3>{_words(title)} <small>{shown}</small></h3><div class="grid">{cards}</div>'
 
 
-def _card(clip: Row, findings: Findings) -> str:
+def _card(clip: Row, findings: Findings, pictures: Mapping[str, str]) -> str:
     span = f"{clip['start_s']:.2f} to {clip['end_s']:.2f} s"
     lines = [f"<b>{escape(clip['path'])}</b>", f'<span class="quiet">{span}</span>']
     if clip["reason"]:
@@ -104,13 +107,20 @@ def _card(clip: Row, findings: Findings) -> str:
     if text := findings.texts.get(clip["clip_id"]):
         shown = text if len(text) <= MAX_CAPTION else text[:MAX_CAPTION] + "…"
         lines.append(f'<span class="quiet">“{escape(shown)}”</span>')
-    return f"<figure>{_pictures(clip)}<figcaption>{''.join(lines)}</figcaption></figure>"
+    return f"<figure>{pictures[clip['clip_id']]}<figcaption>{''.join(lines)}</figcaption></figure>"
 
 
-def _pictures(clip: Row) -> str:
+def _pictures(clips: Iterable[Row]) -> dict[str, str]:
+    """Those of every clip by its id. Clips of a video are read one after another, so that it is fetched once."""
+    copies = LatestCopy()
+    in_order = sorted(clips, key=lambda clip: (clip["path"], clip["first_frame"]))
+    return {clip["clip_id"]: _pictures_of(clip, copies) for clip in in_order}
+
+
+def _pictures_of(clip: Row, copies: LatestCopy) -> str:
     """Three frames of a clip, or a placeholder: videos may be moved or deleted once they are curated."""
     try:
-        pictures = stills(clip)
+        pictures = stills(clip, copies)
     except Exception as error:
         logger.debug("no stills of %s", clip["path"], exc_info=error)
         return f'<div class="gone">cannot be read any more: {escape(str(error)[:200])}</div>'

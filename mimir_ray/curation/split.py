@@ -21,6 +21,7 @@ from mimir_ray.curation.watch import Watched, check_length, watch
 from mimir_ray.storage import content_id, file_id, local_copy
 from mimir_ray.video import Promise, ShotFinder, VideoError, VideoInfo, mean_fps
 from mimir_ray.video.shots import ROUNDING_S
+from mimir_ray.video.source import size_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ def split_file(
             raise VideoError(file.problem)
         check_size(file.size_bytes, config.limits)
         with local_copy(file.path) as path:
-            stage, content = "probe", file_id(path)
+            stage = "probe"
+            size_of_file(path)  # a pipe or a device has no end to be hashed to
+            content = file_id(path)
             if content in first:
                 reason = f"has the same bytes as {first[content]}"
                 duplicate = {"video_id": content, "status": "rejected", "rule": "duplicate", "reason": reason}

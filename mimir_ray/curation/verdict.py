@@ -14,8 +14,8 @@ from mimir_ray.curation.tables import Row
 def caption_rows(clip: Row, rules: CaptionRules | Literal["off"], stages: Sequence[str]) -> list[Row]:
     """Rows of `captions` for a clip that `stages` have scored, each judged by itself.
 
-    What is not text is rejected whatever the rules are. A caption that falls short of no rule but lacks the score that
-    `agreement` should have given is quarantined.
+    What is not text is rejected whatever the rules are. A caption that falls short of no rule but lacks the score
+    that `agreement` should have given is quarantined.
     """
     captions = captions_of(clip)
     scores: Sequence[float | None] = clip.get("caption_scores") or []

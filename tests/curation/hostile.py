@@ -38,11 +38,6 @@ def unread(words: str) -> Fate:
     return Fate("videos", "quarantined", words)
 
 
-def undecoded(words: str) -> Fate:
-    """The container is read, its frames are not."""
-    return Fate("clips", "quarantined", words)
-
-
 def rejected(words: str) -> Fate:
     """The clip falls short of a rule."""
     return Fate("clips", "rejected", words)

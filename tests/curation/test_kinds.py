@@ -1,4 +1,4 @@
-"""Files of the kinds that people have, through the whole of curation: their facts, the rules on them, their pictures."""
+"""Files of the kinds that people have, through the whole of curation: their facts, rules on them, their pictures."""
 
 import io
 from collections.abc import Sequence
@@ -113,7 +113,7 @@ def test_models_and_stills_see_the_pictures_that_were_measured(curated: Path) ->
         wanted = sorted({int(index) for index in np.linspace(0, clip["frames"] - 1, 5).round()})
         assert (sampled_frames(clip, copies, 5, CONFIG) == frames[wanted]).all(), name
         assert clip["brightness"] == pytest.approx(frames.mean() / 255, abs=0.02), name
-        for jpeg, index in zip(stills(clip), (0, (clip["frames"] - 1) // 2, clip["frames"] - 1), strict=True):
+        for jpeg, index in zip(stills(clip, copies), (0, (clip["frames"] - 1) // 2, clip["frames"] - 1), strict=True):
             picture = np.asarray(Image.open(io.BytesIO(jpeg)).resize((96, 64)), float)
             assert np.abs(picture - frames[index]).mean() < 8, name
         first, last = (np.argwhere(frames[index].mean(2) < 100).mean(0) for index in (0, -1))
