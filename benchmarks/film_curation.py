@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 FPS = 24
+GRAIN = 3.0  # 3 Mbit/s, as 720p comes from the web; 4.0 makes 9 Mbit/s of it
 
 CURATE = """
 import json, os, pickle, resource, sys, time
@@ -54,18 +55,21 @@ for place, stage in enumerate(stages):
 judge({"shard": "all"}, out, [stage.name for stage in stages], rules)
 seconds = time.perf_counter() - began
 from mimir_ray.video import read
+def peak_mib(process):
+    return next(int(line.split()[1]) / 1024 for line in open(f"/proc/{process}/status") if line.startswith("VmHWM"))
 roles = [role._child for role in vars(read).values() if hasattr(role, "_child")]
-for child in [getattr(read, "_current", None), *roles]:
-    if child is not None:
-        child.close()
+decoders = [child for child in [getattr(read, "_current", None), *roles] if child is not None]
+peaks = [peak_mib(child._process.pid) for child in decoders if child._process.poll() is None]
+for child in decoders:
+    child.close()
 rows = rows_of(outcome_table(out, "clips"), "all")
 kept = ("start_s", "end_s", "frames", "width_px", "height_px", "status", "rule", "motion", "brightness")
 own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 print(json.dumps({
     "wall_s": seconds,
     "cpu_s": sum(usage.ru_utime + usage.ru_stime for usage in (own, children)),
-    "worker_mib": own.ru_maxrss / 1024,
-    "decoder_mib": children.ru_maxrss / 1024,
+    "worker_mib": peak_mib("self"),
+    "decoder_mib": max(peaks),
     "clips": [{name: row[name] for name in kept} for row in rows],
 }))
 """
@@ -88,6 +92,9 @@ def main() -> None:
     parser.add_argument("--before", default="bd0ad73", help="the commit to compare with")
     parser.add_argument("--shots", type=int, default=40)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument(
+        "--grain", type=float, nargs="+", default=[GRAIN, 4.0], help="standard deviations, of 255 levels"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -97,18 +104,24 @@ def main() -> None:
         git = ["git", "-C", str(ROOT)]
         subprocess.run([*git, "worktree", "add", "--detach", str(before), arguments.before], check=True)
         try:
-            report = compare({"before": before, "now": ROOT}, root, arguments.shots, arguments.turns)
+            codes = {"before": before, "now": ROOT}
+            results = [
+                compare(codes, root / f"grain-{levels:g}", arguments.shots, arguments.turns, levels)
+                for levels in arguments.grain
+            ]
         finally:
             subprocess.run([*git, "worktree", "remove", "--force", str(before)], check=True)
-    report = {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0], "against": arguments.before, **report}
+    report = {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0], "against": arguments.before}
+    report |= {"shots_a_film": arguments.shots, "results": results}
     logger.info("%s", json.dumps(report, indent=2))
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def compare(codes: dict[str, Path], root: Path, shots: int, turns: int) -> dict[str, Any]:
+def compare(codes: dict[str, Path], root: Path, shots: int, turns: int, grain: float) -> dict[str, Any]:
     """Medians over turns, in each of which both codes and plain decoding have their go."""
-    logger.info("writing two films of %d shots", shots)
-    films = [film(root / f"film-{seed}.mp4", shots, seed) for seed in range(2)]
+    root.mkdir()
+    logger.info("writing two films of %d shots with grain of %g", shots, grain)
+    films = [film(root / f"film-{seed}.mp4", shots, seed, grain_levels=grain) for seed in range(2)]
     empty = [film(root / f"empty-{seed}.mp4", 1, seed, frames=2) for seed in range(2)]
     place = count()
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*codes, "decoding")}
@@ -130,8 +143,9 @@ def compare(codes: dict[str, Path], root: Path, shots: int, turns: int) -> dict[
         for name, made in runs.items()
     }
     return {
+        "grain": grain,
         "films": len(films),
-        "shots_a_film": shots,
+        "mbit_per_s": sum(8e-6 * file.stat().st_size for file in films) / median["decoding"]["frames"] * FPS,
         "frames": median["decoding"]["frames"],
         "clips": len(now),
         "rows_that_differ": differing,
@@ -166,14 +180,22 @@ def together(code: Path, script: str, films: list[Path], out: Path | None) -> di
     return made
 
 
-def film(path: Path, shots: int, seed: int, frames: int | None = None, options: dict[str, str] | None = None) -> Path:
-    """Write a film: each shot has a texture of its own, under a moving camera, with grain."""
+def film(
+    path: Path,
+    shots: int,
+    seed: int,
+    *,
+    grain_levels: float = GRAIN,
+    frames: int | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write a film: each shot has a texture of its own, under a moving camera, with grain (standard deviation)."""
     import av
     import cv2
 
     random = np.random.default_rng(seed)
     width, height, margin = 1280, 720, 240
-    grain = random.normal(0, 4, (height + 64, width + 64, 1)).astype(np.float32)
+    grain = random.normal(0, grain_levels, (height + 64, width + 64, 1)).astype(np.float32)
     with av.open(str(path), "w") as container:
         how = {"crf": "20", "preset": "veryfast"} | (options or {})
         stream = container.add_stream("libx264", rate=FPS, options=how)

@@ -50,7 +50,8 @@ def scan(path: str, views: Sequence[View]) -> Iterator[Promise | Shown | VideoIn
     times_s: list[float] = []
     try:
         with opened(path) as (container, stream):
-            clock, painter, look, interlaced = Clock(container, stream), Painter(), None, False
+            clock, look, interlaced = Clock(container, stream), None, False
+            painters = [Painter() for _ in views]  # each keeps the tables of its size
 
             def timed() -> Iterator[av.VideoFrame]:
                 nonlocal interlaced
@@ -68,7 +69,7 @@ def scan(path: str, views: Sequence[View]) -> Iterator[Promise | Shown | VideoIn
                     painter.paint(
                         frame, look.pose, *fit(look.width_px, look.height_px, view.short_side_px), view.pixel_format
                     )
-                    for view in views
+                    for painter, view in zip(painters, views, strict=True)
                 ]
                 yield Shown(times_s[number], tuple(pictures))
             if look is None:

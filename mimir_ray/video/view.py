@@ -144,6 +144,13 @@ class Painter:
         matrix = matrix_of(frame)
         if needs_mapping(frame):
             frame, matrix = self._mapped(frame, matrix, width_px, height_px), RGB_MATRIX
+        if (
+            pixel_format == "gray8"
+        ):  # knowing the matrix, swscale goes by way of RGB, and comes back with that of BT.601
+            tag, frame.colorspace = frame.colorspace, UNSPECIFIED
+            grey = self._reformatter.reformat(frame, width_px, height_px, pixel_format, threads=1)
+            frame.colorspace = tag
+            return grey
         written = pixel_format == "yuv420p" or matrix == RGB_MATRIX
         return self._reformatter.reformat(
             frame,

@@ -96,6 +96,15 @@ def test_grey_is_luma_from_0_to_255(tmp_path: Path) -> None:
         assert np.abs(patches(frame.pictures[0][..., None])[:, 0] - grey).max() <= 2
 
 
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("tags", ["", "bt709"])
+def test_grey_of_a_large_video_is_luma_by_the_matrix_of_bt709(tmp_path: Path, tags: str, full: bool) -> None:
+    path = tagged(tmp_path / "a.mkv", (1280, 720), "bt709", full, tags, "yuv444p")
+    frame = list(scan_video(path, [View("gray8", None)]))[1]
+    grey = np.rint(PATCHES @ [0.2126, 0.7152, 0.0722])
+    assert np.abs(patches(frame.pictures[0][..., None])[:, 0] - grey).max() <= 2
+
+
 def pq(nits: NDArray[np.float64]) -> NDArray[np.float64]:
     """ITU-R BT.2100, table 4."""
     power = (nits / 10_000) ** 0.1593017578125
