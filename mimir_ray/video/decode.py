@@ -205,4 +205,5 @@ class Cursor:
                         return True
         except DECODE_ERRORS:
             pass
+        self._keys = []  # nor will the others be
         return False
