@@ -160,7 +160,6 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("interlaced", _BOOL),
         ("anamorphic", _BOOL),
         ("rotated", _BOOL),
-        ("decoder", _TEXT),
         ("motion", _FLOAT),
         ("black_area", _FLOAT),
         ("brightness", _FLOAT),

@@ -18,7 +18,7 @@ def known_before(out: str, shards: Iterable[str], stages: Sequence[str]) -> dict
 
 
 def known_files(out: str, before: Sequence[str]) -> dict[str, Known]:
-    """Files that were watched in the shards `before`, by the ids of their bytes."""
+    """Files that were watched in the shards `before`, as far as these have them, by the ids of their bytes."""
     videos, clips = outcome_table(out, "videos"), stage_table(out, "split")
     known: dict[str, Known] = {}
     for shard in before:

@@ -38,18 +38,14 @@ class Sampling:
     quality: tuple[int, ...]
     motion: tuple[tuple[int, int], ...]
 
-    @property
-    def indices(self) -> list[int]:
-        """Every frame that is needed, ascending."""
-        return sorted({*self.quality, *(index for pair in self.motion for index in pair)})
-
 
 def sample(times_s: Sequence[float], measures: Measures) -> Sampling:
     """Choose frames by when they are shown (`times_s`, ascending from 0), so a variable rate changes nothing."""
     count = len(times_s)
     quality = _spread(range(count), measures.quality_frames)
     step_s = 1 / measures.motion_fps
-    ticks = np.arange(int((times_s[-1] + TIME_TOLERANCE_S) / step_s) + 1) * step_s + TIME_TOLERANCE_S
+    ticks = np.arange(int((times_s[-1] + TIME_TOLERANCE_S) / step_s) + 2) / measures.motion_fps
+    ticks = ticks[ticks <= times_s[-1] + TIME_TOLERANCE_S] + TIME_TOLERANCE_S
     grid = sorted({int(index) for index in np.searchsorted(times_s, ticks, side="right") - 1})
     if len(grid) == 1 and count > 1:  # shorter than one step: its two ends are all there is
         grid = [0, count - 1]

@@ -10,8 +10,8 @@ from mimir_ray.storage import Table, ahead
 def forget_failures(out: str, stages: Sequence[str]) -> None:
     """Make everything that is quarantined under the data root `out` pending again; scores that are there stay.
 
-    A file that could not be read or cut is split again with its shard; `stages` score again only what they could not,
-    and what they left without a number that a rule needs.
+    A file that could not be read is watched again, and no other; `stages` score again only what they could not, and
+    what they left without a number that a rule needs.
     """
     files = [outcome_table(out, "videos"), stage_table(out, "split")]
     outcomes = [outcome_table(out, "clips"), outcome_table(out, "captions")]
@@ -19,11 +19,8 @@ def forget_failures(out: str, stages: Sequence[str]) -> None:
     failed = {table: _failed_shards(table) for table in (*files, *outcomes, *scores)}
     for outcome in outcomes:  # first, so that after a kill the next run comes by these shards
         outcome.drop({shard for shards in failed.values() for shard in shards})
-    for table in scores:
+    for table in (*scores, *files):
         _forget(table, failed[table])
-    unread = {shard for table in files for shard in failed[table]}
-    for table in reversed(files):
-        table.drop(unread)
 
 
 def _forget(table: Table, shards: Sequence[str]) -> None:

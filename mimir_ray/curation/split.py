@@ -99,15 +99,15 @@ def split_file(
                 duplicate = {"video_id": content, "status": "rejected", "rule": "duplicate", "reason": reason}
                 return video | duplicate, [], []
             if (before := known.get(content)) and before.suits(file, config.split):
-                stage, first[content] = "captions", file.path
+                stage = "captions"
                 texts = [asdict(caption) for caption in captions_of_source(file)]
-                common = {"path": file.path, "captions": texts}
+                common, first[content] = {"path": file.path, "captions": texts}, file.path
                 return before.video | {"path": file.path}, [clip | common for clip in before.clips], []
 
             def expect(promise: Promise) -> None:
                 nonlocal stage
                 stage = "split"
-                video["video_id"], first[content] = content, file.path
+                video["video_id"] = content
                 check_pixels(promise.width_px, promise.height_px, config.limits)
                 check_length(promise.frames, promise.duration_s, config.limits)
 
@@ -115,23 +115,14 @@ def split_file(
             watched = watch(path, spans, finder, config, expect)
         stage = "captions"
         captions = captions_of_source(file)
+        stage = "split"
+        outcome, clips, scores = _found(file, video, watched, spans, config.split, captions)
     except Exception as error:
         return video | failure(stage, error, file.path), [], []
-    info = watched.info
-    assert info is not None
-    video |= {name: getattr(info, name) for name in ("codec", "stream", "frames", "rotation_deg", "mirrored")}
-    video |= {name: getattr(info, name) for name in ("pixel_aspect", "transfer")} | _facts(info)
-    clips: dict[str, Row] = {}
-    for clip in _clips(file, video, watched, info, config.split, spans):
-        clips.setdefault(clip["clip_id"], clip)
-        given = clip.pop("given") or captions
-        told = clips[clip["clip_id"]].setdefault("captions", [])
-        told += [text for text in map(asdict, given) if text not in told]
-    scores = [_score(clip, watched) for clip in clips.values() if clip["status"] == "ok"]
-    for clip in list(clips.values())[:1]:
+    first[content] = file.path
+    for clip in clips[:1]:
         clip["seconds"] = time.perf_counter() - began_s
-    outcome = {"clips": len(clips), "status": "ok", "reason": ""} | _shots(watched, info, config.split, finder)
-    return video | outcome, list(clips.values()), scores
+    return video | outcome, clips, scores
 
 
 def check_size(size_bytes: int, limits: Limits) -> None:
@@ -169,6 +160,30 @@ def _looked_for(file: SourceFile, split: Split | Literal["off"]) -> tuple[KnownS
     if split == "off":
         return KnownSpans([(0, math.inf)], in_seconds=False), None
     return ShotSpans(split), ShotFinder(split.detector, split.threshold)
+
+
+def _found(
+    file: SourceFile,
+    video: Row,
+    watched: Watched,
+    spans: KnownSpans | ShotSpans,
+    split: Split | Literal["off"],
+    captions: Sequence[Caption],
+) -> tuple[Row, list[Row], list[Row]]:
+    """What a pass found: columns of the file's row, and the rows of its clips and of their scores."""
+    info = watched.info
+    assert info is not None
+    facts = {name: getattr(info, name) for name in ("codec", "stream", "frames", "rotation_deg", "mirrored")}
+    facts |= {name: getattr(info, name) for name in ("pixel_aspect", "transfer")} | _facts(info)
+    clips: dict[str, Row] = {}
+    for clip in _clips(file, video, watched, info, split, spans):
+        clips.setdefault(clip["clip_id"], clip)
+        given = clip.pop("given") or captions
+        told = clips[clip["clip_id"]].setdefault("captions", [])
+        told += [text for text in map(asdict, given) if text not in told]
+    scores = [_score(clip, watched) for clip in clips.values() if clip["status"] == "ok"]
+    outcome = {"clips": len(clips), "status": "ok", "reason": ""} | _shots(watched, info, split, spans)
+    return facts | outcome, list(clips.values()), scores
 
 
 def _clips(
@@ -239,7 +254,7 @@ def _score(clip: Row, watched: Watched) -> Row:
     """The row of `measure` for a clip; its time is counted with the pass."""
     first = clip["first_frame"]
     scores = asdict(watched.meter.scores(first, first + clip["frames"]))
-    return {"clip_id": clip["clip_id"], "decoder": "pyav", "seconds": 0.0, "status": "ok", "reason": ""} | scores
+    return {"clip_id": clip["clip_id"], "seconds": 0.0, "status": "ok", "reason": ""} | scores
 
 
 def _facts(info: VideoInfo) -> Row:
@@ -247,9 +262,9 @@ def _facts(info: VideoInfo) -> Row:
     return {name: getattr(info, name) for name in ("width_px", "height_px", "fps", "duration_s", "interlaced")}
 
 
-def _shots(watched: Watched, info: VideoInfo, split: Split | Literal["off"], finder: ShotFinder | None) -> Row:
+def _shots(watched: Watched, info: VideoInfo, split: Split | Literal["off"], spans: KnownSpans | ShotSpans) -> Row:
     """How many shots a video has, and how many are too short to be clips; the reason where all of them are."""
-    if finder is None or split == "off":
+    if isinstance(spans, KnownSpans) or split == "off":
         return {}
     times_s = [*info.times_s, info.duration_s]
     bounds = [0, *watched.cuts, info.frames]

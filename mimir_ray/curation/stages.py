@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from mimir_ray.curation.models.questions import Question
 
 Scorer = Callable[[Sequence[Row]], list[Row]]
-"""From rows of clips to the columns of their scores. What it raises puts a clip into quarantine."""
+"""From rows of clips to the columns of their scores, or of why there are none. What it raises puts a clip into
+quarantine, alone."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,12 @@ def _engine(name: str, asked: WatermarkConfig | RecaptionConfig, config: Curatio
 
 def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, Any]:
     """Commit the shard's files to `videos`, their clips and what was measured on the way to the tables of those stages,
-    and other scores that are known of them. A file that a shard before it held is not watched again.
+    and other scores that are known of them. A file of which this shard, or one before it, tells is not watched again.
     """
     shard, before, table = row["shard"], list(row["before"]), stage_table(out, "split")
-    if not table.has(shard):
-        files: list[SourceFile] = pickle.loads(row["files"])
-        made = split_files(files, config, known_files(out, before))
+    files: list[SourceFile] = pickle.loads(row["files"])
+    if not table.has(shard) or len(outcome_table(out, "videos").read(shard, ["status"])) < len(files):
+        made = split_files(files, config, known_files(out, [*before, shard]))
         scores = {score["clip_id"]: score for score in made.scores}
         scores |= known_scores(out, "measure", [*before, shard], {clip["clip_id"] for clip in made.clips})
         commit(stage_table(out, "measure"), shard, scores.values())
@@ -146,6 +147,8 @@ def score(
         done = rows_of(table, shard) if committed else []
         batches = _batches(clips, stage.pool.batch) if stage.pool else _by_file(clips)
         scored = [scored for batch in batches for scored in _scored(batch, stage, scorer)]
+        if stage.pool:
+            _release()
         commit(table, shard, [*done, *scored])
     return {"shard": shard}
 
@@ -199,6 +202,12 @@ def _modelling(name: str, config: CurationConfig) -> Scorer:
     return load_scorer(name, config)
 
 
+def _release() -> None:
+    from mimir_ray.curation.models.scorers import release
+
+    release()
+
+
 def _questioning(name: str, config: CurationConfig) -> "Question":
     from mimir_ray.curation.models.questions import load_question
 
@@ -209,7 +218,7 @@ def _scored(clips: Sequence[Row], stage: Stage, scorer: Scorer) -> Iterator[Row]
     """A row a clip. A batch that fails is taken apart, so that one clip's failure is no other one's."""
     began_s = time.perf_counter()
     try:
-        outcomes = [found | {"status": "ok", "reason": ""} for found in scorer(clips)]
+        outcomes = [{"status": "ok", "reason": ""} | found for found in scorer(clips)]
     except UserError:  # a model or a setting that fits no clip at all
         raise
     except Exception as error:

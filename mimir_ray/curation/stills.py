@@ -1,10 +1,11 @@
 """A clip at a glance: its first, its middle and its last frame, small."""
 
 import io
+import os
 
 from mimir_ray.curation.tables import Row
 from mimir_ray.storage import LatestCopy
-from mimir_ray.video import read_frames
+from mimir_ray.video import VideoError, read_frames
 
 MAX_WIDTH_PX, MAX_HEIGHT_PX = 120, 90
 TIMEOUT_S = 20.0
@@ -18,6 +19,8 @@ def stills(clip: Row, copies: LatestCopy) -> list[bytes]:
     last = clip["frames"] - 1
     span = clip["first_frame"], clip["first_frame"] + clip["frames"]
     path, wanted = copies.of(clip["path"]), [0, last // 2, last]
+    if os.path.getsize(path) != clip["size_bytes"]:
+        raise VideoError(f"has changed since it was curated, when it had {clip['size_bytes']:,} bytes: curate it again")
     read = read_frames(path, wanted, span=span, timeout_s=TIMEOUT_S, short_side_px=MAX_HEIGHT_PX)
     made = []
     for frame_HWC in read.frames:

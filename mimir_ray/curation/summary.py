@@ -22,7 +22,7 @@ class Loss(Config):
 
 
 class CurationSummary(Config):
-    """The account of a curation: of the files, and of the clips that those which are ok were cut into."""
+    """The account of a curation: of the files, and of the clips in those which are ok."""
 
     files: Account
     clips: Account
@@ -32,7 +32,7 @@ class CurationSummary(Config):
     seconds: float
     """Wall time of this run."""
     shots: int = 0
-    """Of all videos that were cut."""
+    """Of all videos whose shots were looked for."""
     short_shots: int = 0
     """Those too short for a clip."""
     unreadable_captions: int = 0

@@ -23,7 +23,7 @@ _CAPTION = pa.struct([("kind", pa.string()), ("text", pa.string())])
 _SPAN = ("clip_id", "video_id", "path", "size_bytes", "start_s", "end_s", "first_frame", "frames", "times_s")
 _FACTS = ("width_px", "height_px", "fps", "duration_s", "hdr", "interlaced", "anamorphic", "rotated")
 _SECONDS = pa.field("seconds", pa.float64())
-"""Wall time that a stage took over a clip; the cutting of a video is counted with its first clip."""
+"""Wall time that a stage took over a clip; the pass over a video is counted with its first clip."""
 _OUTCOME = pa.schema(
     [
         pa.field("stage", pa.string()),
@@ -50,7 +50,7 @@ def _scores(*columns: str | pa.Field) -> pa.Schema:
 
 
 SCORES: dict[str, pa.Schema] = {
-    "measure": _scores("motion", "black_area", "brightness", "black_frame_rate", "decoder"),
+    "measure": _scores("motion", "black_area", "brightness", "black_frame_rate"),
     "aesthetic": _scores("aesthetic_mean", "aesthetic_min"),
     "text_area": _scores("text_area"),
     "watermark": _scores("watermark", "watermark_margin", "watermark_certainty"),
@@ -59,7 +59,15 @@ SCORES: dict[str, pa.Schema] = {
 }
 """Schemas of the tables of the scoring stages."""
 
-VERSIONS = dict.fromkeys(("split", *SCORES), 3)
+STAGE_VERSIONS = {
+    "split": 3,
+    "measure": 3,
+    "aesthetic": 3,
+    "text_area": 3,
+    "watermark": 3,
+    "recaption": 3,
+    "agreement": 3,
+}
 """Of the stages' tables, each by itself, as `records.VERSIONS` has those of the others."""
 
 
@@ -71,17 +79,17 @@ def outcome_table(out: str, name: str) -> Table:
 def stage_table(out: str, stage: str) -> Table:
     """The table of one stage."""
     schema = SPLIT_SCHEMA if stage == "split" else SCORES[stage]
-    return Table(join(out, "stages", stage), schema, VERSIONS[stage])
+    return Table(join(out, "stages", stage), schema, STAGE_VERSIONS[stage])
 
 
 def _root(table: Table) -> str:
     """The data root of a table: the inverse of the two above."""
     folder = parent(table.uri)[0]
-    return parent(folder)[0] if table.name in VERSIONS else folder
+    return parent(folder)[0] if table.name in STAGE_VERSIONS else folder
 
 
 def known_clips(out: str, shard: str, stages: Iterable[str]) -> list[Row]:
-    """The clips of a shard with all that these stages have found out, in the order in which they were cut.
+    """The clips of a shard with all that these stages have found out, in the order in which they lie in their videos.
 
     A clip that a stage could not process has the first such stage's status, reason, `stage` and `error`.
     """

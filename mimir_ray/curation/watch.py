@@ -38,15 +38,17 @@ def watch(
     config: CurationConfig,
     expect: Callable[[Promise], None] = lambda promise: None,
     *,
+    meter: Meter | None = None,
     to_the_end: bool = True,
 ) -> Watched:
-    """Watch a video, or of it what can be in a clip. `expect` gets what its header promises, and may raise.
+    """Watch a video, or of it what can be in a clip. `expect` gets what its header promises, and may raise. A `meter`
+    that is given has what went by also where that ends in an error.
 
     Raises VideoError where a frame cannot be decoded, none comes for a while, or the limits are passed.
     """
     limits, began_s = config.limits, time.monotonic()
     views = [View("gray8", config.measures.short_side_px), *[View("bgr24", SHORT_SIDE_PX)] * (finder is not None)]
-    meter, info, cuts_at = Meter(config.measures), None, set[int]()
+    meter, info, cuts_at = meter or Meter(config.measures), None, set[int]()
     waiting: deque[tuple[float, Grey]] = deque()
 
     def settle(behind: int) -> None:

@@ -246,11 +246,15 @@ class LatestCopy:
     def of(self, uri: str) -> str:
         """What `local_copy` gives, until another file is asked for. Raises what that raises."""
         if uri != self._uri:
-            self._kept.close()
-            self._uri = ""
+            self.close()
             self._path = self._kept.enter_context(local_copy(uri))
             self._uri = uri
         return self._path
+
+    def close(self) -> None:
+        """Remove the copy; the next file that is asked for is fetched anew."""
+        self._kept.close()
+        self._uri = ""
 
 
 def read_json(uri: str | os.PathLike[str]) -> Any:

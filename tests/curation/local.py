@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from mimir_ray.curation import CurationConfig, CurationSummary, curate
-from mimir_ray.curation import split as splitting
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.sources import SourceFile, discover
 from mimir_ray.curation.stages import judge, score, scoring_stages, split
@@ -30,19 +29,6 @@ def curate_whole(sources: Sequence[str], out: str, config: CurationConfig, **opt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mimir_ray.curation.pipeline.pipeline", LocalPipeline)
         return curate(sources, out, config, **options)
-
-
-def measure_later(patch: pytest.MonkeyPatch, *names: str) -> None:
-    """Leave the clips of files with these names to the stage `measure`, where they are else scored while split."""
-
-    def split_files(files: Sequence[SourceFile], config: CurationConfig) -> splitting.Outcome:
-        made = whole(files, config)
-        left = {clip["clip_id"] for clip in made.clips if Path(clip["path"]).name in names}
-        made.scores = [row for row in made.scores if row["clip_id"] not in left]
-        return made
-
-    whole = splitting.split_files
-    patch.setattr("mimir_ray.curation.stages.split_files", split_files)
 
 
 @dataclass(frozen=True)

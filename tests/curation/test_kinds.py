@@ -105,15 +105,16 @@ def test_the_rules_exclude_what_is_not_wanted(curated: Path) -> None:
 
 
 def test_models_and_stills_see_the_pictures_that_were_measured(curated: Path) -> None:
-    copies = LatestCopy()
     for name, clip in rows(curated, "clips").items():
         span = clip["first_frame"], clip["first_frame"] + clip["frames"]
         frames = read_frames(clip["path"], range(clip["frames"]), span=span).frames
         assert frames.shape == (clip["frames"], 64, 96, 3), name
         wanted = sorted({int(index) for index in np.linspace(0, clip["frames"] - 1, 5).round()})
-        assert (sampled_frames(clip, copies, 5, CONFIG) == frames[wanted]).all(), name
+        assert (sampled_frames(clip, 5, CONFIG) == frames[wanted]).all(), name
         assert clip["brightness"] == pytest.approx(frames.mean() / 255, abs=0.02), name
-        for jpeg, index in zip(stills(clip, copies), (0, (clip["frames"] - 1) // 2, clip["frames"] - 1), strict=True):
+        for jpeg, index in zip(
+            stills(clip, LatestCopy()), (0, (clip["frames"] - 1) // 2, clip["frames"] - 1), strict=True
+        ):
             picture = np.asarray(Image.open(io.BytesIO(jpeg)).resize((96, 64)), float)
             assert np.abs(picture - frames[index]).mean() < 8, name
         first, last = (np.argwhere(frames[index].mean(2) < 100).mean(0) for index in (0, -1))

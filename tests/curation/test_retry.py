@@ -15,7 +15,8 @@ from mimir_ray.curation.tables import Row, outcome_table, rows_of, stage_table
 from mimir_ray.curation.watch import Watched, watch
 from mimir_ray.video import VideoError
 from tests.curation.local import LocalPipeline
-from tests.curation.rendering import moving, save
+from tests.curation.rendering import moving, save, shots
+from tests.video.rendering import encode, spoil
 
 CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=2"])
 
@@ -113,3 +114,41 @@ def test_a_score_that_was_no_number_is_measured_again(tmp_path: Path, monkeypatc
     assert (again.clips, again.shards_reused) == (first.clips, first.shards)
     assert curate(source, out, CONFIG, retry_quarantined=True).clips.ok == 3
     assert calls == ["1.mp4"]
+
+
+def test_the_other_files_of_a_shard_are_not_watched_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, one_shard = str(tmp_path / "out"), override(CONFIG, ["files_per_shard=64"])
+    (corpus / "1.down").touch()
+    first = curate([str(corpus)], out, one_shard)
+    (corpus / "1.down").unlink()
+    names: list[str] = []
+    whole = splitting.watch
+
+    def watching(path: str, *rest: Any, **options: Any) -> Watched:
+        names.append(Path(path).name)
+        return whole(path, *rest, **options)
+
+    monkeypatch.setattr(splitting, "watch", watching)
+    again = curate([str(corpus)], out, one_shard, retry_quarantined=True)
+    assert names == ["1.mp4"]
+    assert (first.files.ok, again.files.ok, again.clips.ok) == (5, 6, 6)
+
+
+def test_what_lies_behind_a_damage_costs_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encode(tmp_path / "a.mp4", shots(70, 70, 70), options={"g": "10"})
+    clips = [
+        {"path": str(whole), "first_frame": first, "frames": frames} for first, frames in ((0, 70), (70, 40), (150, 60))
+    ]
+    scores = measuring.measure_clips(clips, CONFIG)
+    spoil(whole, whole, 0.75)
+    passes: list[str] = []
+    monkeypatch.setattr(
+        measuring, "watch", lambda path, *rest, **options: (passes.append(path), watch(path, *rest, **options))
+    )
+    rows = measuring.measure_clips(clips, CONFIG)
+    assert passes == [str(whole)]
+    assert rows[:2] == scores[:2]
+    assert rows[2]["status"] == "quarantined"
+    assert rows[2]["reason"].startswith("measure: damaged: decoding stops at frame")

@@ -70,7 +70,7 @@ def test_a_new_version_of_a_stage_is_refused_and_made_anew(
 ) -> None:
     out, calls = tmp_path / "out", counted(monkeypatch)
     curate_whole([str(corpus)], str(out), CONFIG)
-    monkeypatch.setitem(tables_module.VERSIONS, stage, 4)
+    monkeypatch.setitem(tables_module.STAGE_VERSIONS, stage, 4)
     with pytest.raises(UserError, match=rf"holds version 3 of the table {stage}, and this mimir makes version 4"):
         curate_whole([str(corpus)], str(out), CONFIG)
     again = curate_whole([str(corpus)], str(out), CONFIG, overwrite=True)

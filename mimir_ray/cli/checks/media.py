@@ -26,7 +26,7 @@ def decoders() -> Iterator[Finding]:
         yield ok("pyav", f"{av.__version__} decodes {', '.join(USUAL_CODECS)}")
     if importlib.util.find_spec("decord") is None:
         yield warning(
-            "decord", "not installed: videos are read with PyAV, more slowly", "wheels exist for Linux x86_64 only"
+            "decord", "not installed: all videos are read with PyAV", "wheels exist for Linux x86_64 only"
         )
     else:
         yield ok("decord", importlib.metadata.version("decord"))

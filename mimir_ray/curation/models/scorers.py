@@ -20,6 +20,15 @@ FramesOf = Callable[[Row], Frames]
 Scorer = Callable[[Sequence[Row]], list[Row]]
 
 
+_copies = LatestCopy()
+"""Of this process: clips of a video are looked at one after another."""
+
+
+def release() -> None:
+    """Give back what was copied for the clips of a shard: films are large, and an actor waits for its next shard."""
+    _copies.close()
+
+
 def load_scorer(stage: str, config: CurationConfig) -> Scorer:
     """The scorer of a stage. Raises UserError for a model that is not there or does not fit."""
     loaders = {
@@ -32,7 +41,7 @@ def load_scorer(stage: str, config: CurationConfig) -> Scorer:
     return loaders[stage](config)
 
 
-def sampled_frames(clip: Row, copies: LatestCopy, count: int, config: CurationConfig) -> Frames:
+def sampled_frames(clip: Row, count: int, config: CurationConfig) -> Frames:
     """`count` frames of a clip, evenly spread, F H W 3. Raises VideoError.
 
     Some videos can only be read from their start on, so a clip that begins late is waited for longer.
@@ -40,7 +49,7 @@ def sampled_frames(clip: Row, copies: LatestCopy, count: int, config: CurationCo
     indices = sorted({int(index) for index in np.linspace(0, clip["frames"] - 1, count).round()})
     span = clip["first_frame"], clip["first_frame"] + clip["frames"]
     timeout_s = config.decode_timeout_s + config.limits.seconds_per_second * clip["start_s"]
-    return read_frames(copies.of(clip["path"]), indices, span=span, timeout_s=timeout_s).frames
+    return read_frames(_copies.of(clip["path"]), indices, span=span, timeout_s=timeout_s).frames
 
 
 def aesthetic(config: CurationConfig) -> Scorer:
@@ -127,4 +136,4 @@ def seed_of(clip_id: str) -> int:
 
 def frames_of(config: CurationConfig, count: int) -> FramesOf:
     """What samples so many frames of a clip."""
-    return partial(sampled_frames, copies=LatestCopy(), count=count, config=config)
+    return partial(sampled_frames, count=count, config=config)
