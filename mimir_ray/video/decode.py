@@ -18,6 +18,7 @@ from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import Index
 from mimir_ray.video.source import DECODE_ERRORS, damaged, decoded, opened
 from mimir_ray.video.view import Painter, deinterlaced
+from mimir_ray.video.whole import REMEDY
 
 FramesFHWC = NDArray[np.uint8]
 Span = tuple[int, int]
@@ -108,8 +109,11 @@ class Cursor:
         frames_FHWC: FramesFHWC = np.empty((len(indices), height_px, width_px, 3), np.uint8)
         pose = self._index.look.pose
         frames = self._whole(indices, span) if self._index.odd else self._plain(indices, span)
-        for place, frame in enumerate(frames):
-            frames_FHWC[place] = self.painter.paint(frame, pose, width_px, height_px, "rgb24")
+        try:
+            for place, frame in enumerate(frames):
+                frames_FHWC[place] = self.painter.paint(frame, pose, width_px, height_px, "rgb24")
+        except DECODE_ERRORS as error:  # of swscale, or of what makes interlaced frames whole
+            raise damaged(self._next - 1, error) from error
         return frames_FHWC
 
     def stored(self, span: Span) -> Iterator[av.VideoFrame]:
@@ -176,7 +180,7 @@ class Cursor:
         self.close()
         if self._index.odd:
             raise no_such_frame(index, self._next)
-        raise VideoError(f"damaged: only {self._next} of {len(self._index.starts)} frames can be decoded")
+        raise VideoError(f"damaged: only {self._next} of {len(self._index.starts)} frames can be decoded; {REMEDY}")
 
     def _rewind(self) -> None:
         """To the first frame, by opening the file anew."""

@@ -1,6 +1,7 @@
 """Frames and shots of any video file, and cuts of it, made in a child process that may crash or hang without harm.
 
-decord reads where it is exact, PyAV where it is not, or where decord is missing, fails, crashes or takes too long.
+PyAV reads spans. decord reads whole files where it is exact; PyAV those where it is not, or where decord is missing,
+fails, crashes or takes too long.
 The child lives across clips, so a read costs a pipe and no process start.
 """
 
