@@ -107,6 +107,21 @@ class Index:
     lasts: tuple[int, ...]
     """Durations of the packets, in the order of `starts`."""
 
+    def counts(self, span: tuple[int, int], shown_s: tuple[float, float]) -> bool:
+        """Whether frames [first, end) are the packets of these numbers, by when the first and the last are shown.
+
+        A decoder may show nothing of a packet in the middle of a file, and then all that follow have lower numbers.
+        """
+        first, last, starts = span[0], span[1] - 1, self.starts
+        if self.odd or last >= len(starts):
+            return False
+        for number, time_s in zip((first, last), shown_s, strict=True):
+            start = starts[0] + time_s / self.time_base
+            near = range(max(number - 1, 0), min(number + 2, len(starts)))
+            if min(near, key=lambda other: abs(starts[other] - start)) != number:
+                return False
+        return True
+
 
 def probe(path: str | Path) -> VideoInfo:
     """The facts of the video in `path`; one whose packets may not be its frames is decoded for them.
