@@ -21,7 +21,7 @@ from mimir_ray.curation.export.folder import exports_table, file_of
 from mimir_ray.curation.export.shard import export_shard
 from mimir_ray.curation.tables import Row, outcome_table, rows_of
 from mimir_ray.storage import content_id, file_id, join, list_files, read_bytes
-from mimir_ray.video import Cut, read_frames, read_info
+from mimir_ray.video import Cut, Timing, read_frames, read_info
 from tests.cli.command import mimir
 from tests.curation.local import curate_whole
 from tests.curation.rendering import moving, save
@@ -68,9 +68,10 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     made: list[tuple[int, int]] = []
     make = exporting.make_clip
 
-    def noting(path: str, file: str, span: tuple[int, int], *timing: Any, **options: Any) -> Cut:
+    def noting(path: str, file: str, span: tuple[int, int], timing: Timing, **options: Any) -> Cut:
         made.append(span)
-        return make(path, file, span, *timing, **options)
+        assert timing is not None, "some files would be decoded whole to tell it"
+        return make(path, file, span, timing, **options)
 
     monkeypatch.setattr(exporting, "make_clip", noting)
     return made
