@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimir_ray.video.cut import cut
+from mimir_ray.video.cut import Timing, cut, timing_of
 from mimir_ray.video.decode import Cursor, FramesFHWC, decord_suits, fit, no_such_frame, with_decord
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import Index, VideoInfo, index, probe
@@ -72,8 +72,10 @@ def served(request: dict[str, Any]) -> Iterator[Reply]:
         case "scan":
             yield from scanned(path, [View(*view) for view in request["views"]])
         case "cut":
+            given, span = request["timing"], (request["span"][0], request["span"][1])
+            timing = Timing(**given) if given else timing_of(facts(path, modified), *span)
             how = {**request["how"], "cursor": cursor(path, modified)}
-            yield {"span": cut(path, request["out"], facts(path, modified), indexed(path, modified), **how)}, ()
+            yield {"cut": asdict(cut(path, request["out"], indexed(path, modified), span, timing, **how))}, ()
         case _:
             frames_FHWC, decoder = read(request, indexed(path, modified), modified)
             yield {"decoder": decoder}, (frames_FHWC,)
@@ -100,7 +102,8 @@ def read(request: dict[str, Any], index: Index, modified_ns: int) -> tuple[Frame
     if request["decord"] and not span and decord_suits(index):
         with contextlib.suppress(VideoError):
             return with_decord(path, index, indices, width_px, height_px), "decord"
-    return cursor(path, modified_ns).read(indices, span and tuple(span), width_px, height_px), "pyav"
+    shown_s = request["shown_s"] and tuple(request["shown_s"])
+    return cursor(path, modified_ns).read(indices, span and tuple(span), width_px, height_px, shown_s), "pyav"
 
 
 def mtime_ns(path: str) -> int:

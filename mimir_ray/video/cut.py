@@ -3,8 +3,9 @@
 It runs in the calling process, which a decoder may take down; `mimir_ray.video.read` runs it in a child.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, pairwise
 from typing import Literal
@@ -14,7 +15,7 @@ import numpy as np
 from av.codec.context import Flags
 from numpy.typing import NDArray
 
-from mimir_ray.video.decode import Cursor
+from mimir_ray.video.decode import Cursor, Span
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.light import BT601, BT709, UNSPECIFIED, needs_mapping
 from mimir_ray.video.probe import Index, VideoInfo
@@ -26,20 +27,57 @@ Mode = Literal["reencode", "copy", "either"]
 """`either` copies where that keeps every frame of the span, and encodes anew elsewhere."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """When the frames of a span are shown."""
+
+    start_s: float
+    """The first one, from 0 for the first of the video."""
+    times_s: Sequence[float]
+    """Each of them, from 0 for the first one."""
+    duration_s: float
+    """To the end of the last one."""
+    fps: float
+
+    @property
+    def shown_s(self) -> tuple[float, float]:
+        """When the first and the last frame are shown, from 0 for the first of the video."""
+        return self.start_s, self.start_s + self.times_s[-1]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was written: a span, and how it was made."""
+
+    start_frame: int
+    end_frame: int
+    copied: bool
+
+
+def timing_of(info: VideoInfo, start_frame: int, end_frame: int) -> Timing:
+    """When frames [start_frame, end_frame) of a video are shown. Raises VideoError for those that it does not have."""
+    if not 0 <= start_frame < end_frame <= info.frames:
+        raise VideoError(
+            f"frames {start_frame} to {end_frame - 1} were asked for; the video has frames 0 to {info.frames - 1}"
+        )
+    start_s, *others_s, end_s = (*info.times_s, info.duration_s)[start_frame : end_frame + 1]
+    times_s = [0.0, *(time_s - start_s for time_s in others_s)]
+    return Timing(start_s=start_s, times_s=times_s, duration_s=end_s - start_s, fps=info.fps)
+
+
 def cut(
     path: str,
     out: str,
-    info: VideoInfo,
     index: Index,
-    start_frame: int,
-    end_frame: int,
+    span: Span,
+    timing: Timing,
     *,
     mode: Mode,
     crf: int = CRF,
     preset: str = PRESET,
     cursor: Cursor | None = None,
-) -> tuple[int, int]:
-    """Write frames [start_frame, end_frame) of `path` to the mp4 `out`, without sound, from time 0; return the span.
+) -> Cut:
+    """Write the frames of a span, shown as `timing` says, to the mp4 `out`, without sound, from time 0.
 
     `reencode` writes these frames as a viewer sees them, as H.264 4:2:0 at their own times; an odd side loses its last
     row or column. `copy` keeps the packets, rotation and all, and so can only begin at a keyframe: the span that it
@@ -48,47 +86,43 @@ def cut(
     from there, and the tables of its painter serve again, which take seconds to make for HDR.
     What `out` holds after an error is of no use. Raises VideoError; may crash, may hang.
     """
-    span = start_frame, end_frame
-    if not 0 <= start_frame < end_frame <= info.frames:
-        raise VideoError(
-            f"frames {start_frame} to {end_frame - 1} were asked for; the video has frames 0 to {info.frames - 1}"
-        )
     try:
-        if mode == "copy" or (mode == "either" and _copied_whole(path, out, index, span)):
-            return span if mode == "either" else _copy(path, out, index, *span)
+        if mode == "copy":
+            return Cut(*_copy(path, out, index, span, timing), copied=True)
+        if mode == "either" and _copied_whole(path, out, index, span, timing):
+            return Cut(*span, copied=True)
         with closing(Cursor(path, index)) if cursor is None else nullcontext(cursor) as cursor:
-            _reencode(cursor, out, info, index, span, crf, preset)
+            _reencode(cursor, out, index, span, timing, crf, preset)
     except DECODE_ERRORS as error:
-        raise VideoError(f"frames {start_frame} to {end_frame - 1} cannot be written as an mp4: {error}") from error
-    return span
+        raise VideoError(f"frames {span[0]} to {span[1] - 1} cannot be written as an mp4: {error}") from error
+    return Cut(*span, copied=False)
 
 
-def _copied_whole(path: str, out: str, index: Index, span: tuple[int, int]) -> bool:
+def _copied_whole(path: str, out: str, index: Index, span: Span, timing: Timing) -> bool:
     """Whether a copy has all of the span; then it is written."""
     try:
-        return _copy(path, out, index, *span, whole=True) == span
+        return _copy(path, out, index, span, timing, whole=True) == span
     except (VideoError, *DECODE_ERRORS):
         return False
 
 
-def _reencode(
-    cursor: Cursor, out: str, info: VideoInfo, index: Index, span: tuple[int, int], crf: int, preset: str
-) -> None:
+def _reencode(cursor: Cursor, out: str, index: Index, span: Span, timing: Timing, crf: int, preset: str) -> None:
     """Encode the frames of the span at their own times."""
-    painter, pose, base = cursor.painter, index.look.pose, index.time_base
-    frames = cursor.stored(span)
+    painter, look, base = cursor.painter, index.look, index.time_base
+    frames = cursor.stored(span, timing.shown_s)
     first = next(frames)
-    bounds_s = (*info.times_s, info.duration_s)[span[0] : span[1] + 1]
-    ticks = [round((bound_s - bounds_s[0]) / base) for bound_s in bounds_s]
+    ticks = [round(bound_s / base) for bound_s in (*timing.times_s, timing.duration_s)]
     with open_mp4(out) as container:
-        width_px, height_px = info.width_px // 2 * 2, info.height_px // 2 * 2
-        stream = add_h264(container, Fraction(info.fps).limit_denominator(60_000), width_px, height_px, crf, preset)
+        width_px, height_px = look.width_px // 2 * 2, look.height_px // 2 * 2
+        stream = add_h264(container, Fraction(timing.fps).limit_denominator(60_000), width_px, height_px, crf, preset)
         context = stream.codec_context
         context.time_base = base
         context.flags |= Flags.frame_duration
         context.colorspace, context.color_primaries, context.color_trc = _colours(first)
         for frame, (tick, next_tick) in zip(chain([first], frames), pairwise(ticks), strict=True):
-            planes = _planes(painter.converted(frame, *pose.stored(info.width_px, info.height_px), "yuv420p"), pose)
+            planes = _planes(
+                painter.converted(frame, *look.pose.stored(look.width_px, look.height_px), "yuv420p"), look.pose
+            )
             upright = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             upright.pts, upright.duration, upright.time_base = tick, next_tick - tick, base
             container.mux(stream.encode(upright))
@@ -136,9 +170,10 @@ def _from_keyframe(
     raise VideoError("no keyframe is found before the span: use mode reencode")
 
 
-def _copy(path: str, out: str, index: Index, start: int, end: int, *, whole: bool = False) -> tuple[int, int]:
+def _copy(path: str, out: str, index: Index, span: Span, timing: Timing, *, whole: bool = False) -> Span:
     """Copy what can be copied of a span; nothing is written where `whole` is asked for and cannot be had."""
-    if index.odd:
+    start, end = span
+    if not index.counts(span, timing.shown_s):
         raise VideoError("its packets do not tell which frames they show, or when: use mode reencode")
     with opened(path) as (source, stream):
         pts = list(index.starts[start:end])

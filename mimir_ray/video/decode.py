@@ -18,6 +18,7 @@ from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import Index
 from mimir_ray.video.source import DECODE_ERRORS, damaged, decoded, opened
 from mimir_ray.video.view import Painter, deinterlaced
+from mimir_ray.video.whole import REMEDY
 
 FramesFHWC = NDArray[np.uint8]
 Span = tuple[int, int]
@@ -101,20 +102,41 @@ class Cursor:
         self._stack.close()
         self._frames = None
 
-    def read(self, indices: Sequence[int], span: Span | None, width_px: int, height_px: int) -> FramesFHWC:
+    def read(
+        self,
+        indices: Sequence[int],
+        span: Span | None,
+        width_px: int,
+        height_px: int,
+        shown_s: tuple[float, float] | None = None,
+    ) -> FramesFHWC:
         """Frames at ascending `indices`, scaled to `width_px` x `height_px`; interlaced ones are made whole from the
-        frames of `span`, or of the file, alone. Raises VideoError.
+        frames of `span`, or of the file, alone. `shown_s` is as in `stored`. Raises VideoError.
         """
+        self._expect(span, shown_s)
         frames_FHWC: FramesFHWC = np.empty((len(indices), height_px, width_px, 3), np.uint8)
         pose = self._index.look.pose
         frames = self._whole(indices, span) if self._index.odd else self._plain(indices, span)
-        for place, frame in enumerate(frames):
-            frames_FHWC[place] = self.painter.paint(frame, pose, width_px, height_px, "rgb24")
+        try:
+            for place, frame in enumerate(frames):
+                frames_FHWC[place] = self.painter.paint(frame, pose, width_px, height_px, "rgb24")
+        except DECODE_ERRORS as error:  # of swscale, or of what makes interlaced frames whole
+            raise damaged(self._next - 1, error) from error
         return frames_FHWC
 
-    def stored(self, span: Span) -> Iterator[av.VideoFrame]:
-        """The decoded frames of a span, in order and deinterlaced. Raises VideoError."""
+    def stored(self, span: Span, shown_s: tuple[float, float] | None = None) -> Iterator[av.VideoFrame]:
+        """The decoded frames of a span, in order and deinterlaced. Raises VideoError.
+
+        `shown_s` says when its first and its last frame are shown, from 0 for the first of the file: where that is not
+        when packets of these numbers are, frames are counted from the start.
+        """
+        self._expect(span, shown_s)
         return self._whole(range(*span), span)
+
+    def _expect(self, span: Span | None, shown_s: tuple[float, float] | None) -> None:
+        """Count from the start where the packets of a span are not its frames."""
+        if span and shown_s and not self._index.odd and not self._index.counts(span, shown_s):
+            self._count()
 
     def _plain(self, indices: Sequence[int], span: Span | None) -> Iterator[av.VideoFrame]:
         """The frames at `indices`, by way of keyframes; from the first interlaced one on all that lie between."""
@@ -164,7 +186,7 @@ class Cursor:
         try:
             for frame in self._frames:
                 if not self._index.odd and frame.pts != self._index.starts[self._next]:
-                    self._index, self._keys = replace(self._index, odd=True), []
+                    self._count()
                     self._rewind()
                     return self._advance(index)
                 self._next += 1
@@ -176,7 +198,12 @@ class Cursor:
         self.close()
         if self._index.odd:
             raise no_such_frame(index, self._next)
-        raise VideoError(f"damaged: only {self._next} of {len(self._index.starts)} frames can be decoded")
+        raise VideoError(f"damaged: only {self._next} of {len(self._index.starts)} frames can be decoded; {REMEDY}")
+
+    def _count(self) -> None:
+        """Know frames by their number from now on; none has been counted."""
+        self._index, self._keys = replace(self._index, odd=True), []
+        self.close()
 
     def _rewind(self) -> None:
         """To the first frame, by opening the file anew."""

@@ -13,10 +13,9 @@ import av
 import av.error
 
 from mimir_ray.video.clock import Clock
-from mimir_ray.video.errors import VideoError
 from mimir_ray.video.h264 import holds_idr, nal_length_bytes
 from mimir_ray.video.light import BT601, UNSPECIFIED, needs_mapping
-from mimir_ray.video.source import DECODE_ERRORS, damaged, decoded, explained, formats, opened
+from mimir_ray.video.source import DECODE_ERRORS, damaged, decoded, explained, formats, nothing_shown, opened
 from mimir_ray.video.view import HDR, Pose, aspect_of, displayed_size, matrix_of, pose_of, transfer_of
 
 TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})  # these store a presentation time for every frame
@@ -107,6 +106,21 @@ class Index:
     seekable: bool
     lasts: tuple[int, ...]
     """Durations of the packets, in the order of `starts`."""
+
+    def counts(self, span: tuple[int, int], shown_s: tuple[float, float]) -> bool:
+        """Whether frames [first, end) are the packets of these numbers, by when the first and the last are shown.
+
+        A decoder may show nothing of a packet in the middle of a file, and then all that follow have lower numbers.
+        """
+        first, last, starts = span[0], span[1] - 1, self.starts
+        if self.odd or last >= len(starts):
+            return False
+        for number, time_s in zip((first, last), shown_s, strict=True):
+            start = starts[0] + time_s / self.time_base
+            near = range(max(number - 1, 0), min(number + 2, len(starts)))
+            if min(near, key=lambda other: abs(starts[other] - start)) != number:
+                return False
+        return True
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -250,7 +264,7 @@ def _index(container: "av.container.InputContainer", stream: "av.VideoStream") -
         odd = odd or not keyframes
         shown.append((start, packet.duration or 0))
     if first is None:
-        raise VideoError("no frame can be decoded: the file is damaged or cut off")
+        raise nothing_shown()
     shown.sort()
     starts = [start for start, _ in shown]
     timed = bool(TIMED_CONTAINERS & names) and all(a < b for a, b in pairwise(starts))

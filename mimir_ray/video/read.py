@@ -1,6 +1,7 @@
 """Frames and shots of any video file, and cuts of it, made in a child process that may crash or hang without harm.
 
-decord reads where it is exact, PyAV where it is not, or where decord is missing, fails, crashes or takes too long.
+PyAV reads spans. decord reads whole files where it is exact; PyAV those where it is not, or where decord is missing,
+fails, crashes or takes too long.
 The child lives across clips, so a read costs a pipe and no process start.
 """
 
@@ -15,14 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimir_ray.video.cut import Mode
+from mimir_ray.video.cut import Cut, Mode, Timing
 from mimir_ray.video.decode import FramesFHWC
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import VideoInfo
@@ -55,6 +56,7 @@ def read_frames(
     indices: Sequence[int],
     *,
     span: tuple[int, int] | None = None,
+    shown_s: tuple[float, float] | None = None,
     timeout_s: float = TIMEOUT_S,
     short_side_px: int | None = None,
     decord: bool = True,
@@ -63,7 +65,8 @@ def read_frames(
 
     With `span`, a clip's first frame in the file and the first one after it, indices count from the clip's first frame,
     and PyAV reads. Spans of a file that are asked for in ascending order are read forward, without a seek to what has
-    just been passed.
+    just been passed. With `shown_s`, when the clip's first and its last frame are shown, from 0 for the file's first,
+    they are found also where a decoder shows nothing of a packet before them.
 
     Frames are upright, at their stored size or, with `short_side_px`, shrunk so that the short side is at most that.
     Each decoder that is tried has `timeout_s` of wall clock. `decord=False` reads with PyAV alone.
@@ -80,6 +83,7 @@ def read_frames(
         "path": _absolute(path),
         "indices": [int(index) for index in wanted],
         "span": span,
+        "shown_s": shown_s,
         "short_side_px": short_side_px,
     }
     frames_FHWC, decoder = _read(request, timeout_s, decord)
@@ -148,16 +152,39 @@ def cut_clip(
     preset: str = PRESET,
     timeout_s: float,
 ) -> tuple[int, int]:
-    """`cut` in the child: write frames [start_frame, end_frame) to the mp4 `out`; return the span that was written.
+    """`make_clip` of a file that is probed for its times; return the span that was written."""
+    span = start_frame, end_frame
+    made = make_clip(path, out, span, None, mode=mode, crf=crf, preset=preset, timeout_s=timeout_s)
+    return made.start_frame, made.end_frame
 
-    `out` appears when it is complete; the same file, span and options give the same bytes.
+
+def make_clip(
+    path: str | Path,
+    out: str | Path,
+    span: tuple[int, int],
+    timing: Timing | None,
+    *,
+    mode: Mode,
+    crf: int = CRF,
+    preset: str = PRESET,
+    timeout_s: float,
+) -> Cut:
+    """`cut` in the child: write a span, first frame and first one after it, to the mp4 `out`; say what was written.
+
+    Without its `timing` the file is probed, and some are decoded whole for that.
+    `out` appears when it is complete; the same file, span, timing and options give the same bytes.
     Raises VideoError when that cannot be done, or not within `timeout_s` of wall clock.
     """
     with whole_file(_absolute(out)) as partial:
-        how = {"start_frame": start_frame, "end_frame": end_frame, "mode": mode, "crf": crf, "preset": preset}
-        request = {"job": "cut", "path": _absolute(path), "out": str(partial), "how": how}
-        start, end = _ask(request, timeout_s)[0]["span"]
-    return start, end
+        request = {
+            "job": "cut",
+            "path": _absolute(path),
+            "out": str(partial),
+            "span": span,
+            "timing": timing and asdict(timing),
+            "how": {"mode": mode, "crf": crf, "preset": preset},
+        }
+        return Cut(**_ask(request, timeout_s)[0]["cut"])
 
 
 def _info(reply: dict[str, Any]) -> VideoInfo:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from mimir_ray.video.clock import Clock
 from mimir_ray.video.decode import fit
-from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import VideoInfo, info_of, look_of
-from mimir_ray.video.source import DECODE_ERRORS, damaged, decoded, explained, opened
+from mimir_ray.video.source import DECODE_ERRORS, damaged, decoded, explained, nothing_shown, opened
 from mimir_ray.video.view import Painter, PixelFormat, deinterlaced
 
 
@@ -73,7 +72,7 @@ def scan(path: str, views: Sequence[View]) -> Iterator[Promise | Shown | VideoIn
                 ]
                 yield Shown(times_s[number], tuple(pictures))
             if look is None:
-                raise VideoError("no frame can be decoded: the file is damaged or cut off")
+                raise nothing_shown()
             yield info_of(container, stream, look, times_s, clock, interlaced=interlaced)
     except DECODE_ERRORS as error:
         raise (damaged(len(times_s), error) if times_s else explained(error, path)) from error

@@ -13,7 +13,7 @@ import av
 import av.error
 
 from mimir_ray.video.errors import VideoError
-from mimir_ray.video.whole import check_complete
+from mimir_ray.video.whole import REMEDY, check_complete
 
 OPEN_OPTIONS = {"protocol_whitelist": "file"}  # a playlist with a video's name must not reach other hosts
 DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
@@ -83,7 +83,12 @@ def size_of_file(path: str | Path) -> int:
 
 def damaged(seen: int, error: Exception) -> VideoError:
     """The error for a video of which `seen` frames could be decoded before one could not."""
-    return VideoError(f"damaged: decoding stops at frame {seen} ({error})")
+    return VideoError(f"damaged: decoding stops at frame {seen} ({error}); {REMEDY}")
+
+
+def nothing_shown() -> VideoError:
+    """The error for a video of which no frame can be decoded."""
+    return VideoError(f"no frame can be decoded: the file is damaged or cut off; {REMEDY}")
 
 
 def explained(error: Exception, path: str | Path) -> VideoError:
@@ -92,11 +97,11 @@ def explained(error: Exception, path: str | Path) -> VideoError:
         with open(path, "rb") as file:
             if file.read(8)[4:] == b"ftyp":
                 return VideoError(
-                    "starts as an mp4 whose index (moov) is missing or damaged: cut off, or never finished"
+                    f"starts as an mp4 whose index (moov) is missing or damaged: cut off, or never finished; {REMEDY}"
                 )
         return VideoError("is not a video that FFmpeg understands")
     if isinstance(error, av.error.EOFError):
-        return VideoError("ends before its first frame: cut off")
+        return VideoError(f"ends before its first frame: cut off; {REMEDY}")
     if isinstance(error, av.error.FFmpegError):
-        return VideoError(f"is damaged, or not a video (FFmpeg: {error.strerror})")
+        return VideoError(f"is damaged, or not a video (FFmpeg: {error.strerror}); {REMEDY}")
     return VideoError(f"cannot be opened: {error}")

@@ -1,6 +1,7 @@
 """A decoded frame as a viewer sees it: upright, in square pixels, in SDR, without combs.
 
-swscale and libavfilter do the work; what is decided here is what they are told. Sizes are of frames as displayed.
+swscale and libavfilter do the work, and `mimir_ray.video.light` where light is HDR; what is decided here is what they
+are told. Sizes are of frames as displayed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -144,13 +145,13 @@ class Painter:
         matrix = matrix_of(frame)
         if needs_mapping(frame):
             frame, matrix = self._mapped(frame, matrix, width_px, height_px), RGB_MATRIX
-        if (
-            pixel_format == "gray8"
-        ):  # knowing the matrix, swscale goes by way of RGB, and comes back with that of BT.601
+        if pixel_format == "gray8":
+            # Knowing the matrix, swscale goes by way of RGB, and comes back with that of BT.601.
             tag, frame.colorspace = frame.colorspace, UNSPECIFIED
-            grey = self._reformatter.reformat(frame, width_px, height_px, pixel_format, threads=1)
-            frame.colorspace = tag
-            return grey
+            try:
+                return self._reformatter.reformat(frame, width_px, height_px, pixel_format, threads=1)
+            finally:
+                frame.colorspace = tag
         written = pixel_format == "yuv420p" or matrix == RGB_MATRIX
         return self._reformatter.reformat(
             frame,

@@ -2,6 +2,8 @@
 
 from mimir_ray.video.errors import VideoError
 
+REMEDY = "fetch it again, or leave it out"
+"""What helps with a file that is damaged."""
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
@@ -16,7 +18,7 @@ def check_complete(path: str, formats: set[str], size_bytes: int) -> None:
     else:
         promised = 0
     if size_bytes < promised:
-        raise VideoError(f"cut off: holds {size_bytes:,} of the {promised:,} bytes that its headers promise")
+        raise VideoError(f"cut off: holds {size_bytes:,} of the {promised:,} bytes that its headers promise; {REMEDY}")
 
 
 def _riff_bytes(path: str) -> int:

@@ -21,7 +21,7 @@ from mimir_ray.curation.export.folder import exports_table, file_of
 from mimir_ray.curation.export.shard import export_shard
 from mimir_ray.curation.tables import Row, outcome_table, rows_of
 from mimir_ray.storage import content_id, file_id, join, list_files, read_bytes
-from mimir_ray.video import read_frames, read_info
+from mimir_ray.video import Cut, Timing, read_frames, read_info
 from tests.cli.command import mimir
 from tests.curation.local import curate_whole
 from tests.curation.rendering import moving, save
@@ -66,15 +66,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The spans that are cut, as they are."""
     made: list[tuple[int, int]] = []
-    cut, latest = exporting.cut_clip, [""]
+    make = exporting.make_clip
 
-    def noting(path: str, file: str, first: int, end: int, **options: Any) -> tuple[int, int]:
-        if file != latest[0]:  # a copy that is not whole is followed by an encoding to the same file
-            made.append((first, end))
-        latest[0] = file
-        return cut(path, file, first, end, **options)
+    def noting(path: str, file: str, span: tuple[int, int], timing: Timing, **options: Any) -> Cut:
+        made.append(span)
+        assert timing is not None, "some files would be decoded whole to tell it"
+        return make(path, file, span, timing, **options)
 
-    monkeypatch.setattr(exporting, "cut_clip", noting)
+    monkeypatch.setattr(exporting, "make_clip", noting)
     return made
 
 

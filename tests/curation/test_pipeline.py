@@ -76,7 +76,8 @@ def test_every_input_is_kept_rejected_or_quarantined_with_a_reason(corpus: Path,
         "same.mp4": ("rejected", f"has the same bytes as {corpus / 'good 1.mp4'}"),
         "cut.mp4": (
             "quarantined",
-            f"probe: cut off: holds {size:,} of the {whole:,} bytes that its headers promise",
+            f"probe: cut off: holds {size:,} of the {whole:,} bytes that its headers promise; "
+            "fetch it again, or leave it out",
         ),
         "text.mp4": ("quarantined", "probe: is not a video that FFmpeg understands"),
         "empty.mp4": ("quarantined", "probe: the file is empty (0 bytes)"),

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mimir_ray.video import VideoError, cut_clip, decode, probe, read, read_frames, read_info, source, write_mp4
-from mimir_ray.video.cut import cut
+from mimir_ray.video.cut import cut, timing_of
 from mimir_ray.video.probe import index
 from tests.video.rendering import encode, numbered, numbers, spoil, truncate
 
@@ -74,7 +74,7 @@ def test_a_late_span_is_not_decoded_from_the_start(tmp_path: Path, name: str, mo
             yield frame
 
     monkeypatch.setattr(decode, "decoded", counted)
-    cut(str(path), str(out), probe(path), index(path), 90, 100, mode="reencode")
+    cut(str(path), str(out), index(path), (90, 100), timing_of(probe(path), 90, 100), mode="reencode")
     assert numbers(everything(out)) == list(range(90, 100))
     assert decoded < 60 or name == "open-gop.mp4"  # its keyframes in the middle need not be whole
 
@@ -253,7 +253,7 @@ def test_cuts_of_a_file_one_after_another_are_read_in_one_go(
     opened.clear()
     cursor = decode.Cursor(path, found)
     for start, end in [(0, 20), (20, 50), (60, 90), (40, 45)]:
-        cut(path, out, info, found, start, end, mode="reencode", cursor=cursor)
+        cut(path, out, found, (start, end), timing_of(info, start, end), mode="reencode", cursor=cursor)
         assert numbers(everything(Path(out))) == list(range(start, end))
     assert len(opened) == (2 if name.endswith("avi") else 1), (
         "again for what lies behind, where nothing tells its place"

@@ -5,10 +5,13 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from mimir_ray.video import VideoError, read, read_frames, read_info, write_mp4
+from mimir_ray.video.decode import Cursor
+from mimir_ray.video.probe import index
 from tests.video.rendering import encode, numbered, numbers, truncate
 
 INDICES = [0, 1, 5, 23, 24, 25, 30, 47, 48, 49, 50, 70, 71, 72, 73, 97, 98, 99]
@@ -162,3 +165,19 @@ def _replace_decord(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "modules" / "decord.py").write_text(body)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
     monkeypatch.setattr(read, "_reader", read._Role())
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
+def test_a_frame_that_cannot_be_made_a_picture_is_an_error_of_the_file(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = encode(tmp_path / name, numbered(9))
+    cursor = Cursor(str(path), index(path))
+
+    def fails(*_: object) -> None:
+        raise av.error.InvalidDataError(1, "no such format")
+
+    monkeypatch.setattr(cursor.painter, "paint", fails)
+    with pytest.raises(VideoError, match=r"damaged: decoding stops at frame 4 \(.*\); fetch it again, or leave it out"):
+        cursor.read([4, 5], None, 64, 48)
+    cursor.close()

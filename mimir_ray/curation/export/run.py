@@ -117,12 +117,19 @@ def _opened(folder: str, key: ExportKey, overwrite: bool) -> Table:
 
 def _drop_gone(folder: str, exports: Table, before: Mapping[str, Sequence[str]]) -> None:
     """Remove the shards that others have taken the place of, and those of their files that no clip has any more."""
-    for gone in sorted(set(exports.shards()) - set(before)):
-        files = set(exports.read(gone, ["file"])["file"].to_pylist())
-        for heir in (shard for shard, others in before.items() if gone in others):
-            files.difference_update(exports.read(heir, ["file"])["file"].to_pylist())
+    gone = {shard: _files(exports, shard) for shard in sorted(set(exports.shards()) - set(before))}
+    for heir, others in before.items():
+        if left := [files for shard in others if (files := gone.get(shard))]:
+            inherited = _files(exports, heir)
+            for files in left:
+                files -= inherited
+    for shard, files in gone.items():
         remove(folder, files)
-        exports.drop([gone])
+        exports.drop([shard])
+
+
+def _files(exports: Table, shard: str) -> set[str]:
+    return set(exports.read(shard, ["file"])["file"].to_pylist())
 
 
 def _write_captions(out: str, folder: str, shards: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import groupby
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ from mimir_ray.curation.export.folder import EXPORTS, exports_table, file_of, re
 from mimir_ray.curation.tables import Row, outcome_table, rows_of
 from mimir_ray.curation.watch import GRACE_S
 from mimir_ray.storage import LatestCopy, Table, file_id, join, upload
-from mimir_ray.video import VideoError, cut_clip
+from mimir_ray.video import Timing, VideoError, make_clip
 
 logger = logging.getLogger(__name__)
 
@@ -63,19 +62,17 @@ def export_shard(row: Row, out: str, folder: str, config: CurationConfig) -> Row
 def _export(source: str, clip: Row, folder: str, config: CurationConfig) -> Row:
     """Write one clip, if that can be done; its row."""
     allowed_s = GRACE_S + config.limits.seconds_per_second * clip["end_s"]  # some files are read from their start
-    span, made = (clip["first_frame"], clip["first_frame"] + clip["frames"]), "encoded"
+    span = clip["first_frame"], clip["first_frame"] + clip["frames"]
+    timing = Timing(**{name: clip[name] for name in ("start_s", "times_s", "duration_s", "fps")})
+    how = config.export
     try:
         with tempfile.TemporaryDirectory(prefix="mimir-export-") as scratch:
             file = os.path.join(scratch, "clip.mp4")
-            if config.export.mode == "either":
-                with suppress(VideoError):
-                    if cut_clip(source, file, *span, mode="copy", timeout_s=allowed_s) == span:
-                        made = "copied"
-            if made == "encoded":
-                cut_clip(source, file, *span, mode="reencode", crf=config.export.crf, timeout_s=allowed_s)
+            cut = make_clip(source, file, span, timing, mode=how.mode, crf=how.crf, timeout_s=allowed_s)
             upload(file, join(folder, clip["file"]))
     except Exception as error:
         return _failed(clip, _why(clip, error))
+    made = "copied" if cut.copied else "encoded"
     return {"clip_id": clip["clip_id"], "file": clip["file"], "made": made, "status": "ok", "reason": ""}
 
 
