@@ -17,6 +17,7 @@ from mimir_ray.records import Clip
 from mimir_ray.storage import file_id, upload
 from mimir_ray.video import VideoError, write_mp4
 from tests.precompute.world import clip_row
+from tests.video.rendering import encode, numbered, numbers
 
 
 def film(path: Path, frames: int = 40) -> Path:
@@ -80,6 +81,19 @@ def test_a_relative_path_lies_below_the_data_root_wherever_that_is(tmp_path: Pat
         pytest.raises(Away, match=r"data/videos/a\.mp4 is not there"),
     ):
         sources.read(clip, [3])
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.avi", "mpeg4"), ("a.ts", "libx264"), ("a.webm", "libvpx")])
+def test_a_late_clip_of_a_video_that_is_read_from_its_start_is_waited_for(
+    name: str, codec: str, tmp_path: Path
+) -> None:
+    path = encode(tmp_path / name, numbered(250, 144, 256), codec=codec, fps=10)
+    clips = [clip.model_copy(update={"start_s": clip.first_frame / 10}) for clip in spans(path, 25)]
+    with Sources(str(tmp_path), 1e-4) as sources:  # nothing is read within that
+        with pytest.raises(VideoError, match="stopped after its limit of 0"):
+            sources.read(clips[0], [0, 9])
+        for first in (200, 230, 120):
+            assert numbers(sources.read(clips[first // 10], [0, 9])) == [first, first + 9]
 
 
 def gone(path: Path) -> None:
