@@ -15,6 +15,7 @@ from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.cut import Cut
 from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 from mimir_ray.precompute.inputs import Caption, ok_clips
+from mimir_ray.precompute.lengths import CutCaptions, cut_captions
 from mimir_ray.precompute.outcomes import Row
 from mimir_ray.precompute.rows import In, Key, complete
 from mimir_ray.precompute.sources import Sources
@@ -54,7 +55,13 @@ class T5Encoder:
         self.branch = load_t5(model, config.t5_tokens.num_gpus)
 
     def __call__(self, facts: Facts) -> Facts:
-        return _complete(self.table, facts, partial(keyed_captions, self.data), self.encode, self.upstream)
+        done = _complete(self.table, facts, partial(keyed_captions, self.data), self.encode, self.upstream)
+        return done | {"cut_captions": self.cut(facts["shard"]).model_dump_json() if facts["t5_tokens"] else ""}
+
+    def cut(self, shard: str) -> CutCaptions:
+        """What was cut in a committed shard."""
+        rows = self.table.read(shard, ["text", "status"])
+        return cut_captions([rows], self.branch.tokenizer, self.branch.max_length)
 
     def encode(self, captions: Sequence[Caption]) -> list[Row]:
         return t5_rows(captions, self.branch, self.config)

@@ -35,7 +35,8 @@ class PrecomputeConfig(Config):
     """None spreads the frames evenly over the whole clip (9 of 65 frames: every 8th). A number takes them at that rate
     from the middle of the clip, by when they are shown, and a clip too short for that is rejected."""
     decode_timeout_s: float = Field(60.0, gt=0)
-    """Wall time after which a clip that does not decode is quarantined, until that is tried again when asked for."""
+    """Wall time after which a clip that does not decode is quarantined, until that is tried again when asked for; one
+    that begins late in its video has 20 s more for each second before it."""
 
     long_captions: Literal["cut", "reject"] = "cut"
     """What becomes of captions of more tokens than the text encoder reads; how many are cut is said."""

@@ -49,7 +49,7 @@ def cut_shards(data: str, clips_per_shard: int) -> list[Cut]:
     of two and curation's shards allow it.
 
     A shard of curation that needs no company and no cutting keeps its name. Raises UserError where curation is not
-    finished or cannot be read.
+    finished, was done by another version, or cannot be read.
     """
     kept = _kept_clips(data)
     buckets = enough_shards(sum(kept.values()), clips_per_shard)
@@ -117,8 +117,14 @@ def _kept_clips(data: str) -> dict[str, int]:
     if not exists(clips.uri):
         raise UserError(f"{data} was not curated; name what `mimir curate SOURCE --out DATA` wrote")
     for table in (clips, captions):
-        if table.manifest() is None:
+        manifest = table.manifest()
+        if manifest is None:
             raise UserError(f"{table.uri} is not finished; run `mimir curate SOURCE --out {data}` to its end first")
+        if manifest.schema_version != table.version:
+            raise UserError(
+                f"{table.uri} is of version {manifest.schema_version}, and this mimir reads version {table.version}; "
+                f"run `mimir curate SOURCE --out {data} --overwrite` first"
+            )
     shards = clips.shards()
     if captions.shards() != shards:
         raise UserError(f"the shards of clips and captions under {data} differ; run `mimir curate` again")

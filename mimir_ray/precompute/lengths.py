@@ -1,6 +1,10 @@
-"""Captions of more tokens than the text encoder reads, which it cuts."""
+"""Captions of more tokens than the text encoder reads, which it cuts.
 
-from collections.abc import Iterable
+They are counted where a shard is encoded, and the counts are kept beside the shards.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -8,6 +12,7 @@ import pyarrow.compute as pc
 
 from mimir_ray.config import Config
 from mimir_ray.precompute.outcomes import Rejected
+from mimir_ray.storage import Table, ahead, exists, join, read_json, write_json
 
 if TYPE_CHECKING:
     from mimir_ray.model.text_branches import T5Branch
@@ -50,6 +55,43 @@ def cut_captions(captions: Iterable[pa.Table], tokenizer: Any, limit: int) -> Cu
             if tokens > max(limit, longest):
                 longest, example = tokens, text
     return CutCaptions(limit=limit, captions=count, longest=longest, example=example)
+
+
+def kept_counts(table: Table, shards: Collection[str]) -> dict[str, CutCaptions]:
+    """What earlier runs counted in these shards of `t5_tokens`. What they counted in others is forgotten for good, so
+    that no count outlives its shard: call it before any of those is replaced."""
+    held = read_json(_file(table)) if exists(_file(table)) else {}
+    kept = {shard: CutCaptions(**count) for shard, count in held.items() if shard in shards}
+    if len(kept) < len(held):
+        _write(table, kept)
+    return kept
+
+
+def keep_counts(
+    table: Table, counts: Mapping[str, CutCaptions], load_tokenizer: Callable[[], Any], limit: int
+) -> CutCaptions:
+    """Keep the ``counts``, and the sum over all shards of `t5_tokens`.
+
+    What is not among them is counted here, which needs the tokenizer: shards of a run that was stopped.
+    """
+    shards = table.shards()
+    all_counts = {shard: counts[shard] for shard in shards if shard in counts}
+    if missing := [shard for shard in shards if shard not in all_counts]:
+        tokenizer = load_tokenizer()
+        read = ahead(partial(table.read, columns=["text", "status"]), missing)
+        all_counts |= {shard: cut_captions([rows], tokenizer, limit) for shard, rows in zip(missing, read, strict=True)}
+    _write(table, all_counts)
+    nothing = CutCaptions(limit=limit, captions=0, longest=0, example="")
+    longest = max(all_counts.values(), key=lambda count: count.longest, default=nothing)
+    return longest.model_copy(update={"captions": sum(count.captions for count in all_counts.values())})
+
+
+def _file(table: Table) -> str:
+    return join(table.uri, "_lengths.json")
+
+
+def _write(table: Table, counts: Mapping[str, CutCaptions]) -> None:
+    write_json(_file(table), {shard: counts[shard].model_dump(mode="json") for shard in sorted(counts)})
 
 
 def refused(texts: Iterable[str], branch: "T5Branch") -> dict[str, Rejected]:

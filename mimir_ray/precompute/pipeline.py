@@ -14,7 +14,7 @@ from mimir_ray.precompute.components import load_t5_tokenizer, read_config, text
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.cut import Cut, cut_shards
 from mimir_ray.precompute.keys import table_keys
-from mimir_ray.precompute.lengths import cut_captions
+from mimir_ray.precompute.lengths import CutCaptions, keep_counts, kept_counts
 from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.summary import PrecomputeSummary
@@ -80,6 +80,7 @@ def precompute(
     logger.info("precompute: %d shards, pending %s", len(cuts), waiting)
     tried, encoded = dict.fromkeys(tables, 0), dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
+    counts = kept_counts(tables["t5_tokens"], set(cuts) - set(pending["t5_tokens"]))
     if todo := [cuts[name] for name in sorted(set().union(*pending.values()))]:
         dataset = plan(data, model, config, todo, pending, _encoded_before(tables, cuts), retry, engine)
         for name in filter(pending.get, pending):
@@ -89,6 +90,8 @@ def precompute(
                 tried[name] += int(facts.get(f"{name}_tried", 0))
                 encoded[name] += int(facts.get(f"{name}_encoded", 0))
                 busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
+            if cut := facts.get("cut_captions"):
+                counts[facts["shard"]] = CutCaptions.model_validate_json(cut)
         left = {name: names for name, names in survey(data, tables, todo, "nothing").pending.items() if names}
         if left:
             listed = "; ".join(f"{name}: {', '.join(names[:5])} ({len(names)} in all)" for name, names in left.items())
@@ -101,7 +104,7 @@ def precompute(
         tables={name: table.finish(found.inputs[name]) for name, table in tables.items()},
         accounts={name: account(table) for name, table in tables.items()},
         clips=found.inputs["latents"],
-        cut=cut_captions(tables["t5_tokens"].scan(["text", "status"]), load_t5_tokenizer(model), text_length(model)),
+        cut=keep_counts(tables["t5_tokens"], counts, partial(load_t5_tokenizer, model), text_length(model)),
         rows_tried=tried,
         rows_encoded=encoded,
         shards_written=len(todo),

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 from mimir_ray.precompute.outcomes import Away
 from mimir_ray.records import Clip
 from mimir_ray.storage import file_id, filesystem, local_copy, located
-from mimir_ray.video import VideoError, read_frames
+from mimir_ray.video import VideoError, allowed_s, read_frames
 
 Source = tuple[str, str, int]
 
@@ -28,7 +28,8 @@ class Sources:
     """
 
     def __init__(self, data: str, timeout_s: float) -> None:
-        """``data`` is the root that paths may be relative to, ``timeout_s`` the wall time of one read."""
+        """``data`` is the root that paths may be relative to, ``timeout_s`` the wall time of one read, of which a
+        clip that begins late in its video has more."""
         self._data, self._timeout_s = data, timeout_s
         self._held = ExitStack()
         self._source: Source | None = None
@@ -51,8 +52,9 @@ class Sources:
         if self._reason:
             raise Away(self._reason)
         span = clip.first_frame, clip.first_frame + clip.frames
+        timeout_s = allowed_s(self._timeout_s, clip.start_s)
         try:
-            return read_frames(self._path, indices, span=span, timeout_s=self._timeout_s).frames
+            return read_frames(self._path, indices, span=span, timeout_s=timeout_s).frames
         except VideoError as error:
             with _away(uri):  # it may have gone only now
                 _check_size(uri, clip)

@@ -90,9 +90,13 @@ class StoredTables:
         if clips is None or latents is None:
             return
         if latents.schema_version != VERSIONS["latents"]:
+            held = {"clips": clips, "captions": captions}
+            old = any(table and table.schema_version != VERSIONS[name] for name, table in held.items())
+            first = f"`mimir curate SOURCE --out {self.root} --overwrite` and then " if old else ""
             raise UserError(
-                f"the latents under {self.root} are of version {latents.schema_version}, from frames as an earlier "
-                f"mimir read them, and its clips of version {clips.schema_version}: run `mimir precompute --overwrite`"
+                f"the latents under {self.root} are of version {latents.schema_version}, from frames that another "
+                f"mimir read, and this one trains on version {VERSIONS['latents']}: run {first}"
+                "`mimir precompute --overwrite`"
             )
         again = "was curated again since precompute; run `mimir precompute` on it, which encodes what is new"
         if clips.ok != latents.inputs:

@@ -7,7 +7,16 @@ they show it, upright, in square pixels, in SDR with BT.709 colours, and without
 from mimir_ray.video.cut import Cut, Timing
 from mimir_ray.video.errors import VideoError
 from mimir_ray.video.probe import VideoInfo, mean_fps, probe
-from mimir_ray.video.read import Frames, cut_clip, make_clip, read_frames, read_info, read_shots, scan_video
+from mimir_ray.video.read import (
+    Frames,
+    allowed_s,
+    cut_clip,
+    make_clip,
+    read_frames,
+    read_info,
+    read_shots,
+    scan_video,
+)
 from mimir_ray.video.scan import Promise, Shown, View
 from mimir_ray.video.shots import ShotFinder
 from mimir_ray.video.write import encode_mp4, write_mp4
@@ -22,6 +31,7 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "View",
+    "allowed_s",
     "cut_clip",
     "encode_mp4",
     "make_clip",

@@ -37,7 +37,8 @@ Answer = tuple[dict[str, Any], list[NDArray[np.uint8]]]
 
 TIMEOUT_S = 60.0
 MEMORY_LIMIT_BYTES = 4 << 30
-READS_PER_CHILD = 1000  # decord's memory grows
+SECONDS_PER_SECOND = 20.0
+DECORD_READS_PER_CHILD = 1000  # its memory grows
 START_TIMEOUT_S = 60.0
 PIPE_BYTES = 1 << 20  # the child goes on to decode while its last frames are looked at
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,14 @@ class Frames:
 
     frames: FramesFHWC
     decoder: Decoder
+
+
+def allowed_s(base_s: float, start_s: float, seconds_per_second: float = SECONDS_PER_SECOND) -> float:
+    """Wall time, in seconds, for a read that begins `start_s` into a video.
+
+    Some videos can only be read from their start on, so one that begins late is waited for longer.
+    """
+    return base_s + seconds_per_second * start_s
 
 
 def read_frames(
@@ -86,7 +95,7 @@ def read_frames(
         "shown_s": shown_s,
         "short_side_px": short_side_px,
     }
-    frames_FHWC, decoder = _read(request, timeout_s, decord)
+    frames_FHWC, decoder = _read(request, timeout_s, decord and not span)
     if wanted != list(indices):
         place = {index: i for i, index in enumerate(wanted)}
         frames_FHWC = frames_FHWC[[place[index] for index in indices]]
@@ -220,7 +229,8 @@ class _Child:
     def __init__(self) -> None:
         paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.owner = os.getpid()
-        self.reads = 0
+        self.decord_reads = 0
+        self._ready = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mimir_ray.video.child", str(MEMORY_LIMIT_BYTES)],
             stdin=subprocess.PIPE,
@@ -237,19 +247,20 @@ class _Child:
 
     @property
     def usable(self) -> bool:
-        return self.owner == os.getpid() and self._process.poll() is None and self.reads < READS_PER_CHILD
+        return self.owner == os.getpid() and self._process.poll() is None and self.decord_reads < DECORD_READS_PER_CHILD
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> Iterator[Answer]:
         """Send one request and yield its answers, each of which has `timeout_s`; take as many as there are.
 
         Raises _ChildLostError, or VideoError for an answer that says so.
         """
-        self.reads += 1
+        self.decord_reads += request.get("decord", False)
         whole = False
         try:
-            if self.reads == 1:
+            if not self._ready:
                 self._answers.deadline = time.monotonic() + START_TIMEOUT_S
-                self._answers.line()  # it is ready
+                self._answers.line()
+                self._ready = True
             self._requests.write(json.dumps({**request, "timeout_s": timeout_s}).encode() + b"\n")
             while not whole:
                 self._answers.deadline = time.monotonic() + timeout_s

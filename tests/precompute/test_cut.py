@@ -1,17 +1,30 @@
 """How clips are cut into shards."""
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from mimir_ray.config import UserError
+from mimir_ray.config import UserError, override
+from mimir_ray.precompute import encode_in_memory, precompute
 from mimir_ray.precompute.cut import Cut, cut_shards, enough_shards, part_borders
+from mimir_ray.precompute.estimate import estimate
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
 from mimir_ray.storage import Table, content_id, predecessors, shard_name
-from tests.precompute.world import OK, REJECTED, clip_row, commit
+from tests.precompute.world import (
+    CONFIG,
+    OK,
+    REJECTED,
+    clip_row,
+    commit,
+    curated,
+    encode_here,
+    tiny_model,
+)
 
 
 def write(root: Path, shards: Mapping[str, int], first: int = 0) -> None:
@@ -167,6 +180,36 @@ def test_a_cut_survives_as_a_row() -> None:
 
 def test_shards_are_a_power_of_two() -> None:
     assert [enough_shards(clips, 128) for clips in (0, 1, 128, 129, 500_000)] == [1, 1, 1, 2, 4096]
+
+
+@pytest.mark.parametrize("old", ["clips", "captions"])
+def test_what_another_version_curated_is_refused_before_a_table_is_touched(old: str, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    data = curated(tmp_path / "data", shards=1, clips_per_shard=1)
+    encode_here(data, model, CONFIG)
+    age(data, old)
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    said = rf"{old} is of version 1, and this mimir reads version \d; run `mimir curate SOURCE --out \S+ --overwrite`"
+    other = override(CONFIG, ["sample_fps=8"])
+    for run in (
+        lambda: precompute(str(data), model, CONFIG),
+        lambda: precompute(str(data), model, other, overwrite=True),
+        lambda: estimate(str(data), model, CONFIG),
+        lambda: encode_in_memory(str(data), model, CONFIG),
+    ):
+        with pytest.raises(UserError, match=said):
+            run()
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+def age(data: Path, name: str) -> None:
+    """Let a table be one of an earlier version, which had no spans."""
+    folder = data / name
+    manifest = json.loads((folder / "_manifest.json").read_text())
+    (folder / "_manifest.json").write_text(json.dumps(manifest | {"schema_version": 1}))
+    for file in folder.glob("*.parquet"):
+        rows = pq.read_table(file)
+        pq.write_table(rows.drop_columns([name for name in rows.column_names if name == "first_frame"]), file)
 
 
 def test_what_curation_left_undone_is_said(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Captions that the text encoder cuts: counted, said, and rejected where that is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -8,11 +9,14 @@ import torch
 
 from mimir_ray.config import override
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.precompute.components import load_t5, load_t5_tokenizer
+from mimir_ray.precompute.actors import T5Encoder
+from mimir_ray.precompute.components import load_t5, load_t5_tokenizer, text_length
 from mimir_ray.precompute.encode import t5_rows
 from mimir_ray.precompute.keys import table_keys
-from mimir_ray.precompute.lengths import cut_captions
-from tests.precompute.world import CONFIG, tiny_model
+from mimir_ray.precompute.lengths import CutCaptions, cut_captions, keep_counts, kept_counts
+from mimir_ray.records import SCHEMAS
+from mimir_ray.storage import Table
+from tests.precompute.world import CONFIG, alone, curated, encode_here, tiny_model
 
 WORDS = "a red ball moves left"
 
@@ -58,6 +62,61 @@ def test_texts_that_are_surely_short_are_not_even_tokenized() -> None:
     letters = Letters()
     cut_captions([table("x" * 8, "y" * 9, "ﷺ")], letters, 10)  # the last one is 18 characters in another form
     assert letters.seen == ["y" * 9, "ﷺ"]
+
+
+def stored(root: Path, shards: Mapping[str, Sequence[str]]) -> Table:
+    """A table of captions as `t5_tokens` is, but for the states."""
+    columns = ["text", "status", "reason"]
+    tokens = Table(str(root / "t5_tokens"), pa.schema([(name, pa.string()) for name in columns]))
+    for shard, texts in shards.items():
+        tokens.commit(shard, table(*texts).append_column("reason", pa.array([""] * len(texts))))
+    return tokens
+
+
+def test_counts_are_kept_beside_the_shards_and_none_outlives_its_shard(tmp_path: Path) -> None:
+    letters = Letters()
+    tokens = stored(tmp_path, {"a": ["y" * 10], "b": ["z" * 30, "w" * 12], "c": ["x" * 2]})
+    found = keep_counts(tokens, {}, lambda: letters, 10)
+    assert (found.limit, found.captions, found.longest, found.example) == (10, 3, 31, "z" * 30)
+    assert letters.seen == ["y" * 10, "z" * 30, "w" * 12]
+
+    assert keep_counts(tokens, kept_counts(tokens, "abc"), lambda: letters, 10) == found
+    assert len(letters.seen) == 3, "nothing is tokenized again"
+
+    kept = kept_counts(tokens, "ac")  # b is about to be replaced, and the run is killed when that has been done
+    assert kept.keys() == {"a", "c"}
+    stored(tmp_path, {"b": ["v" * 11], "d": ["u" * 14]})
+    tokens.drop(["a"])
+    found = keep_counts(tokens, kept_counts(tokens, "abcd"), lambda: letters, 10)
+    assert (found.captions, found.longest, found.example) == (2, 15, "u" * 14)
+    assert letters.seen[3:] == ["v" * 11, "u" * 14]
+    assert kept_counts(tokens, "abcd").keys() == {"b", "c", "d"}
+
+
+def test_a_table_without_shards_has_cut_nothing(tmp_path: Path) -> None:
+    assert keep_counts(stored(tmp_path, {}), {}, Letters, 10).captions == 0
+
+
+def test_an_actor_counts_the_shards_that_it_completes(model: ModelConfig, tmp_path: Path) -> None:
+    data = curated(tmp_path / "data", shards=2, clips_per_shard=2)
+    long = " ".join(["red"] * 300)
+    for shard in ("shard-0", "shard-1"):
+        captions = Table(str(data / "captions"))
+        rows = captions.read(shard).to_pylist()
+        for row in rows if shard == "shard-1" else []:
+            row["text"] = long
+        captions.commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS["captions"]))
+    encode_here(data, model, CONFIG)
+    encoder, limit = T5Encoder(str(data), model, CONFIG), text_length(model)
+    counts = {}
+    for shard in ("shard-0", "shard-1"):
+        facts = alone(shard).row() | {"before": [], "retry": "passing"}
+        assert not encoder(facts | {"t5_tokens": False})["cut_captions"]
+        counts[shard] = CutCaptions.model_validate_json(encoder(facts | {"t5_tokens": True})["cut_captions"])
+    assert counts["shard-0"].captions == 0
+    assert (counts["shard-1"].captions, counts["shard-1"].longest, counts["shard-1"].limit) == (4, 301, limit)
+    counted = [Table(str(data / "t5_tokens")).read(shard) for shard in counts]
+    assert cut_captions(counted, load_t5_tokenizer(model), limit) == counts["shard-1"]
 
 
 def test_long_captions_are_rejected_where_that_is_asked_for(model: ModelConfig) -> None:

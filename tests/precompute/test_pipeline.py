@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mimir_ray.config import UserError, override
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.precompute import encode_in_memory, precompute, render
+from mimir_ray.precompute import encode_in_memory, pipeline, precompute, render
 from mimir_ray.precompute.actors import LLMEncoder, T5Encoder
 from mimir_ray.precompute.rows import survey
 from mimir_ray.records import SCHEMAS
@@ -172,7 +172,8 @@ def test_a_broken_clip_is_quarantined_with_a_reason_that_its_captions_carry(fini
     assert {row["reason"] for row in rows_of(finished, "llm_tokens")} == {"", f"t5_tokens: latents: {reason}"}
 
 
-def test_a_finished_stage_does_nothing(finished: Path, model: ModelConfig) -> None:
+def test_a_finished_stage_does_nothing(finished: Path, model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "load_t5_tokenizer", lambda model: pytest.fail("captions are tokenized again"))
     before = {path: path.stat().st_mtime_ns for path in finished.glob("*/*.parquet")}
     summary = precompute(str(finished), model, CONFIG)
     assert summary.rows_encoded == dict.fromkeys(TABLES, 0)
@@ -331,6 +332,20 @@ def test_clips_of_several_sizes_lie_in_one_table(finished: Path, model: ModelCon
     shapes = {row["clip_id"]: row["shape"] for row in rows_of(data, "latents") if row["status"] == "ok"}
     assert shapes.pop("clip-1-0") == [3, 32, 8, 12]
     assert set(map(tuple, shapes.values())) == {(3, 32, 8, 8)}
+
+
+def test_captions_that_are_cut_are_counted_where_they_are_encoded(
+    finished: Path, model: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = copy_of(finished, tmp_path, "llm_tokens")
+    texts = Table(str(data / "captions")).read("shard-2").to_pylist()
+    texts[0]["text"] = " ".join(["red"] * 300)
+    commit(data, "captions", "shard-2", texts)
+    monkeypatch.setattr(pipeline, "load_t5_tokenizer", lambda model: pytest.fail("the driver tokenizes"))
+    only_t5 = model.model_copy(update={"llm": None})
+    for _ in range(2):
+        cut = precompute(str(data), only_t5, CONFIG).cut
+        assert (cut.captions, cut.longest) == (1, 301)
 
 
 def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model: ModelConfig, tmp_path: Path) -> None:

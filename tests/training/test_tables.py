@@ -1,5 +1,6 @@
 """Which clips take part, and what is said about tables that cannot be used."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,14 +80,24 @@ def curate(root: Path, clips: dict[str, list[str]], texts: dict[str, str] | None
         table.finish(count)
 
 
-def test_latents_of_frames_as_an_earlier_version_read_them_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("old", ["clips", "captions"])
+def test_latents_of_frames_as_an_earlier_version_read_them_are_refused(old: str, tmp_path: Path) -> None:
     root = write_tables(tmp_path, clips=12, shards=3)
     latents = Table(str(tmp_path / "latents"))
     curate(tmp_path, {shard: latents.read(shard, ["clip_id"])["clip_id"].to_pylist() for shard in latents.shards()})
-    manifest = tmp_path / "latents" / "_manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 3', '"schema_version": 2'))
-    with pytest.raises(UserError, match=r"latents under .* are of version 2, .* run `mimir precompute --overwrite`"):
+    age(tmp_path, "latents", 2)
+    with pytest.raises(UserError, match=r"latents under .* are of version 2, .*: run `mimir precompute --overwrite`"):
         open_data(root, True, WEIGHTS)
+    age(tmp_path, old, 1)
+    remedy = r": run `mimir curate SOURCE --out \S+ --overwrite` and then `mimir precompute --overwrite`"
+    with pytest.raises(UserError, match=remedy):
+        open_data(root, True, WEIGHTS)
+
+
+def age(root: Path, name: str, version: int) -> None:
+    """Let the manifest of a table say that it is of an earlier version."""
+    manifest = root / name / "_manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema_version": version}))
 
 
 def test_a_data_root_that_was_curated_again_must_be_encoded_again(tmp_path: Path) -> None:

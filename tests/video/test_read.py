@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from mimir_ray.video import VideoError, read, read_frames, read_info, write_mp4
+from mimir_ray.video import VideoError, allowed_s, read, read_frames, read_info, write_mp4
 from mimir_ray.video.decode import Cursor
 from mimir_ray.video.probe import index
 from tests.video.rendering import encode, numbered, numbers, truncate
@@ -119,6 +119,28 @@ def test_a_hang_of_decord_ends_in_pyav_within_the_limit(tmp_path: Path, hanging_
 def test_a_machine_without_decord_reads_with_pyav(tmp_path: Path, missing_decord: None) -> None:
     write_mp4(tmp_path / "a.mp4", numbered(20), 16)
     assert read_frames(tmp_path / "a.mp4", [19]).decoder == "pyav"
+
+
+def test_spans_keep_their_child_and_only_what_decord_may_read_wears_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mp4(tmp_path / "a.mp4", numbered(20), 16)
+    monkeypatch.setattr(read, "DECORD_READS_PER_CHILD", 2)
+    read_info(tmp_path / "a.mp4")
+    child = read._reader.child()
+    for first in range(0, 20, 4):
+        assert numbers(read_frames(tmp_path / "a.mp4", [3], span=(first, first + 4)).frames) == [first + 3]
+        read_frames(tmp_path / "a.mp4", [first], decord=False)
+    assert read._reader.child() is child
+    for _ in range(3 - child.decord_reads):
+        read_frames(tmp_path / "a.mp4", [0])
+    assert read._reader.child() is not child
+
+
+def test_a_read_that_begins_late_is_allowed_more() -> None:
+    assert allowed_s(60, 0) == 60
+    assert allowed_s(60, 3600) == 60 + 20 * 3600
+    assert allowed_s(60, 10, seconds_per_second=2) == 80
 
 
 def test_a_child_that_was_killed_is_replaced(tmp_path: Path) -> None:
