@@ -3,13 +3,14 @@
 import io
 import os
 
+from mimir_ray.curation.frames import clip_frames
 from mimir_ray.curation.tables import Row
 from mimir_ray.storage import LatestCopy
-from mimir_ray.video import VideoError, read_frames
+from mimir_ray.video import VideoError
 
 MAX_WIDTH_PX, MAX_HEIGHT_PX = 120, 90
-TIMEOUT_S = 20.0
-"""Wall time that a decoder may take over one clip; the page is not worth more."""
+TIMEOUT_S, SECONDS_PER_SECOND = 20.0, 0.2
+"""Wall time that a decoder may take over one clip, and more for each second before it: the page is not worth longer."""
 
 
 def stills(clip: Row, copies: LatestCopy) -> list[bytes]:
@@ -17,13 +18,19 @@ def stills(clip: Row, copies: LatestCopy) -> list[bytes]:
     from PIL import Image
 
     last = clip["frames"] - 1
-    span = clip["first_frame"], clip["first_frame"] + clip["frames"]
     path, wanted = copies.of(clip["path"]), [0, last // 2, last]
     if os.path.getsize(path) != clip["size_bytes"]:
         raise VideoError(f"has changed since it was curated, when it had {clip['size_bytes']:,} bytes: curate it again")
-    read = read_frames(path, wanted, span=span, timeout_s=TIMEOUT_S, short_side_px=MAX_HEIGHT_PX)
+    frames_FHWC = clip_frames(
+        path,
+        clip,
+        wanted,
+        timeout_s=TIMEOUT_S,
+        seconds_per_second=SECONDS_PER_SECOND,
+        short_side_px=MAX_HEIGHT_PX,
+    )
     made = []
-    for frame_HWC in read.frames:
+    for frame_HWC in frames_FHWC:
         picture = Image.fromarray(frame_HWC)
         picture.thumbnail((MAX_WIDTH_PX, MAX_HEIGHT_PX))
         stream = io.BytesIO()

@@ -52,9 +52,10 @@ class Sources:
         if self._reason:
             raise Away(self._reason)
         span = clip.first_frame, clip.first_frame + clip.frames
+        shown_s = clip.start_s, clip.start_s + clip.times_s[-1]
         timeout_s = allowed_s(self._timeout_s, clip.start_s)
         try:
-            return read_frames(self._path, indices, span=span, timeout_s=timeout_s).frames
+            return read_frames(self._path, indices, span=span, shown_s=shown_s, timeout_s=timeout_s).frames
         except VideoError as error:
             with _away(uri):  # it may have gone only now
                 _check_size(uri, clip)

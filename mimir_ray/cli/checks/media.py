@@ -25,9 +25,7 @@ def decoders() -> Iterator[Finding]:
     else:
         yield ok("pyav", f"{av.__version__} decodes {', '.join(USUAL_CODECS)}")
     if importlib.util.find_spec("decord") is None:
-        yield warning(
-            "decord", "not installed: all videos are read with PyAV", "wheels exist for Linux x86_64 only"
-        )
+        yield warning("decord", "not installed: all videos are read with PyAV", "wheels exist for Linux x86_64 only")
     else:
         yield ok("decord", importlib.metadata.version("decord"))
 

@@ -14,7 +14,7 @@ from mimir_ray.curation.export.folder import EXPORTS, exports_table, file_of, re
 from mimir_ray.curation.tables import Row, outcome_table, rows_of
 from mimir_ray.curation.watch import GRACE_S
 from mimir_ray.storage import LatestCopy, Table, file_id, join, upload
-from mimir_ray.video import Timing, VideoError, make_clip
+from mimir_ray.video import Timing, VideoError, allowed_s, make_clip
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +61,14 @@ def export_shard(row: Row, out: str, folder: str, config: CurationConfig) -> Row
 
 def _export(source: str, clip: Row, folder: str, config: CurationConfig) -> Row:
     """Write one clip, if that can be done; its row."""
-    allowed_s = GRACE_S + config.limits.seconds_per_second * clip["end_s"]  # some files are read from their start
+    timeout_s = allowed_s(GRACE_S, clip["end_s"], config.limits.seconds_per_second)
     span = clip["first_frame"], clip["first_frame"] + clip["frames"]
     timing = Timing(**{name: clip[name] for name in ("start_s", "times_s", "duration_s", "fps")})
     how = config.export
     try:
         with tempfile.TemporaryDirectory(prefix="mimir-export-") as scratch:
             file = os.path.join(scratch, "clip.mp4")
-            cut = make_clip(source, file, span, timing, mode=how.mode, crf=how.crf, timeout_s=allowed_s)
+            cut = make_clip(source, file, span, timing, mode=how.mode, crf=how.crf, timeout_s=timeout_s)
             upload(file, join(folder, clip["file"]))
     except Exception as error:
         return _failed(clip, _why(clip, error))

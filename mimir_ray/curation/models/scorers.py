@@ -8,10 +8,10 @@ import numpy as np
 
 from mimir_ray.curation.captions import captions_of
 from mimir_ray.curation.config import CurationConfig
+from mimir_ray.curation.frames import clip_frames
 from mimir_ray.curation.models.loading import Frames
 from mimir_ray.curation.tables import Row
 from mimir_ray.storage import LatestCopy, content_id
-from mimir_ray.video import read_frames
 
 if TYPE_CHECKING:
     from mimir_ray.curation.models.vlm import Answer, Text
@@ -42,14 +42,10 @@ def load_scorer(stage: str, config: CurationConfig) -> Scorer:
 
 
 def sampled_frames(clip: Row, count: int, config: CurationConfig) -> Frames:
-    """`count` frames of a clip, evenly spread, F H W 3. Raises VideoError.
-
-    Some videos can only be read from their start on, so a clip that begins late is waited for longer.
-    """
+    """`count` frames of a clip, evenly spread, F H W 3. Raises VideoError."""
     indices = sorted({int(index) for index in np.linspace(0, clip["frames"] - 1, count).round()})
-    span = clip["first_frame"], clip["first_frame"] + clip["frames"]
-    timeout_s = config.decode_timeout_s + config.limits.seconds_per_second * clip["start_s"]
-    return read_frames(_copies.of(clip["path"]), indices, span=span, timeout_s=timeout_s).frames
+    timeout_s, by_length = config.decode_timeout_s, config.limits.seconds_per_second
+    return clip_frames(_copies.of(clip["path"]), clip, indices, timeout_s=timeout_s, seconds_per_second=by_length)
 
 
 def aesthetic(config: CurationConfig) -> Scorer:
