@@ -7,7 +7,6 @@ begin.
 
 from collections.abc import Iterable
 
-import cv2
 import numpy as np
 
 from mimir_ray.curation.config import Measures
@@ -64,6 +63,8 @@ class Meter:
     """
 
     def __init__(self, measures: Measures) -> None:
+        import cv2
+
         cv2.setNumThreads(1)  # there is a task for every core
         self._measures = measures
         self._running: list[Track] = []

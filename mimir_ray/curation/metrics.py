@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,6 +62,8 @@ def flow_magnitude(before_HW: Grey, after_HW: Grey, parameters: Farneback) -> fl
 
     The mean of lengths: signed vectors of opposite motions would cancel.
     """
+    import cv2
+
     p = parameters
     flow_HW2 = np.zeros((*before_HW.shape, 2), np.float32)
     cv2.calcOpticalFlowFarneback(

@@ -68,7 +68,9 @@ def test_a_member_keeps_its_location(tmp_path: Path) -> None:
     assert member_of(member.location) == member
     assert absolute(member.location) == member.location
     assert below(str(tmp_path), member.location) == member.location
-    assert below("s3://bucket?endpoint_override=http://127.0.0.1:5000", member.location) == member.location
+    bucket = "s3://bucket?endpoint_override=http://127.0.0.1:5000"
+    assert below(bucket, member.location) == "tar://deep/b.mp4#512,7::a.tar"
+    assert located(bucket, below(bucket, member.location)) == member.location
     assert located(str(tmp_path), member.location) == member.location
     assert join(member.location) == member.location
     assert parent(member.location) == (f"tar://deep::{member.archive}", "b.mp4")

@@ -124,7 +124,9 @@ def test_memory_does_not_grow_with_files(tmp_path: Path) -> None:
     assert sizes[-1] < sizes[0] + (8 << 20)
 
 
-def test_an_interrupted_read_does_not_mix_answers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_read_does_not_mix_answers(path: Path, request: pytest.FixtureRequest) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Train leaves a handler of its own
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     os.kill(read._reader.child()._process.pid, signal.SIGSTOP)
     timer.start()
