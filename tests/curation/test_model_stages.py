@@ -123,6 +123,7 @@ def test_a_rule_that_changes_runs_the_last_step_alone(
     assert scores(curated) == before
 
 
+@pytest.mark.slow
 def test_a_looser_rule_scores_only_what_it_lets_in(corpus: Path, curated: Path, config: CurationConfig) -> None:
     old = {stage: _stage(curated, stage) for stage in MODEL_STAGES}
     summary = curate([str(corpus)], str(curated), override(config, ["quality.min_brightness=0.1"]))

@@ -111,6 +111,7 @@ def test_a_list_with_good_bad_and_fatal_lines(
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_repeats_are_videos_of_their_own_and_are_found_again_where_out_is_moved(
     mimir: str, config: GenerationConfig, tmp_path: Path
 ) -> None:

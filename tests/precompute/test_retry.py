@@ -94,6 +94,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_share_that_was_away_costs_nothing_once_it_is_back(model: ModelConfig, tmp_path: Path) -> None:
     data, config = curated(tmp_path / "data", shards=1), override(CONFIG, ["clips_per_shard=100"])
     shutil.move(data / "videos", tmp_path / "away")
@@ -143,6 +144,7 @@ def test_a_share_that_was_away_costs_nothing_once_it_is_back(model: ModelConfig,
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_an_overwrite_that_is_stopped_goes_on_and_loses_no_other_table(
     model: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
