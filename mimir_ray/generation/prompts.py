@@ -22,6 +22,10 @@ OVERRIDES = ("seed", "num_frames", "height", "width", "fps", "num_inference_step
 _INTEGERS = {"seed", "num_frames", "height", "width", "num_inference_steps"}
 
 
+_FURTHER = "lines repeat a prompt: they are further samples, with seeds"
+_SAME = "lines repeat a prompt and its seed: they share"
+
+
 @dataclass(frozen=True)
 class BadLine:
     """A line that is no request. ``line`` counts from 1, as an editor does; in parquet it is the row."""
@@ -61,9 +65,12 @@ class PromptList:
         if self.further:
             seeds = sorted(set(self.further))
             named = ", ".join(map(str, seeds)) if len(seeds) <= SEEDS_NAMED else f"{seeds[0]} to {seeds[-1]}"
-            yield f"{len(self.further):,} lines repeat a prompt: they are further samples, with seeds {named}"
+            one = len(self.further) == 1
+            told = "line repeats a prompt: it is a further sample, with seed" if one else _FURTHER
+            yield f"{len(self.further):,} {told} {named}"
         if same := len(self.lines) - len(self.bad) - len(self.requests):
-            yield f"{same:,} lines repeat a prompt and its seed: they share the video of the first of them"
+            told = "line repeats a prompt and its seed: it shares" if same == 1 else _SAME
+            yield f"{same:,} {told} the video of the first of them"
 
 
 def read_prompts(uri: str, config: GenerationConfig, model: str) -> PromptList:

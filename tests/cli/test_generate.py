@@ -114,7 +114,7 @@ def test_a_list_becomes_requests_of_the_batch(model: Path, tmp_path: Path, monke
     assert "5 failed: line 1 is bad\n" in result.stdout
     assert "line 3 is bad\n  and 2 more reasons\n" in result.stdout
     assert f"{tmp_path}/videos/index.jsonl" in result.stdout
-    assert "1 lines repeat a prompt: they are further samples, with seeds 10\n" in result.stdout
+    assert "1 line repeats a prompt: it is a further sample, with seed 10\n" in result.stdout
     assert [request.seed for request in given["listed"].requests] == [3, 9, 10]
     assert len(given["listed"].bad) == 1
     assert (given["checkpoint"], given["address"]) == (str(model), "auto")
