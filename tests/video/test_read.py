@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from mimir_ray.video import VideoError, allowed_s, read, read_frames, read_info, write_mp4
+from mimir_ray.video import VideoError, allowed_s, process, read, read_frames, read_info, write_mp4
 from mimir_ray.video.decode import Cursor
 from mimir_ray.video.probe import index
+from mimir_ray.video.process import Role
 from tests.video.rendering import encode, numbered, numbers, truncate
 
 INDICES = [0, 1, 5, 23, 24, 25, 30, 47, 48, 49, 50, 70, 71, 72, 73, 97, 98, 99]
@@ -125,7 +126,7 @@ def test_spans_keep_their_child_and_only_what_decord_may_read_wears_it_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_mp4(tmp_path / "a.mp4", numbered(20), 16)
-    monkeypatch.setattr(read, "DECORD_READS_PER_CHILD", 2)
+    monkeypatch.setattr(process, "DECORD_READS_PER_CHILD", 2)
     read_info(tmp_path / "a.mp4")
     child = read._reader.child()
     for first in range(0, 20, 4):
@@ -186,7 +187,7 @@ def _replace_decord(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "decord.py").write_text(body)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    monkeypatch.setattr(read, "_reader", read._Role())
+    monkeypatch.setattr(read, "_reader", Role())
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
