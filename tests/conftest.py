@@ -27,6 +27,20 @@ os.environ.update(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Beside each other (``-n``) run files; what shares a costly fixture of the session stays together, and starts."""
+    shared = ("ray_session", "runs")  # by name, the costlier first
+
+    def cost(item: pytest.Item) -> int:
+        used = getattr(item, "fixturenames", ())
+        return next((place for place, name in enumerate(shared) if name in used), len(shared))
+
+    for item in items:
+        place = cost(item)
+        item.add_marker(pytest.mark.xdist_group(shared[place] if place < len(shared) else item.nodeid.split("::")[0]))
+    items.sort(key=cost)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def loopback_only() -> Iterator[None]:
     """Refuse connections from the test process to other machines: no test may need, or reach, a network."""

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -221,14 +222,15 @@ def test_a_model_that_cannot_be_asked_is_one_message(
 
 
 def test_a_missing_vllm_is_told_before_anything_runs_and_only_where_it_is_needed(
-    corpus: Path, config: CurationConfig, tmp_path: Path, ray_session: None
+    corpus: Path, curated: Path, config: CurationConfig, tmp_path: Path, ray_session: None
 ) -> None:
     with pytest.raises(UserError, match=r"pip install 'mimir-ray\[vllm\]'"):
         curate([str(corpus)], str(tmp_path / "out"), config)
     assert not list((tmp_path / "out").rglob("*.parquet"))
-    curate([str(corpus)], str(tmp_path / "out"), config, engine=partial(engine, log=tmp_path / "asked.jsonl"))
     stricter = override(config, ["look.max_watermark_margin=-100"])
-    assert curate([str(corpus)], str(tmp_path / "out"), stricter).clips.rejected == {"brightness": 1, "watermark": 5}
+    shutil.copytree(curated, tmp_path / "answered")
+    summary = curate([str(corpus)], str(tmp_path / "answered"), stricter)
+    assert summary.clips.rejected == {"brightness": 1, "watermark": 4}
 
 
 def test_vllm_on_a_cpu_is_refused() -> None:

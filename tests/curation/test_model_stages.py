@@ -13,11 +13,9 @@ from mimir_ray.curation.findings import gather
 from mimir_ray.curation.report import page
 from mimir_ray.curation.stages import MODEL_STAGES
 from mimir_ray.curation.tables import outcome_table, rows_of, stage_table
-from tests.curation.local import SHARD, curate_here
+from tests.curation.local import SHARD, curate_here, curate_whole
 from tests.curation.models.tiny import CLIP_WIDTH, tiny_clip, tiny_head, tiny_vlm
 from tests.curation.rendering import moving, save
-
-pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +121,9 @@ def test_a_rule_that_changes_runs_the_last_step_alone(
     assert scores(curated) == before
 
 
-@pytest.mark.slow
 def test_a_looser_rule_scores_only_what_it_lets_in(corpus: Path, curated: Path, config: CurationConfig) -> None:
     old = {stage: _stage(curated, stage) for stage in MODEL_STAGES}
-    summary = curate([str(corpus)], str(curated), override(config, ["quality.min_brightness=0.1"]))
+    summary = curate_whole([str(corpus)], str(curated), override(config, ["quality.min_brightness=0.1"]))
     assert summary.clips.ok == 6
     for stage, rows_before in old.items():
         now = _stage(curated, stage)
@@ -138,7 +135,7 @@ def test_captions_that_break_a_rule_cost_the_clip_when_none_is_left(
     corpus: Path, config: CurationConfig, curated: Path
 ) -> None:
     strict = override(config, ["captions={kinds: [user], min_clip_score: 1.0}"])
-    summary = curate([str(corpus)], str(curated), strict)
+    summary = curate_whole([str(corpus)], str(curated), strict)
     assert summary.clips.rejected == {"brightness": 1, "clip_score": 5}
     (sample,) = [sample for sample in gather(str(curated)).rejected if sample.rule == "clip_score"]
     assert (sample.total, len(sample.rows)) == (5, 5)
@@ -151,7 +148,7 @@ def test_captions_that_break_a_rule_cost_the_clip_when_none_is_left(
 
 
 def test_what_did_not_run_is_in_the_manifest(corpus: Path, tmp_path: Path) -> None:
-    curate([str(corpus / "0.mp4")], str(tmp_path), override(CurationConfig(), ["split=off"]))
+    curate_whole([str(corpus / "0.mp4")], str(tmp_path), override(CurationConfig(), ["split=off"]))
     manifest = outcome_table(str(tmp_path), "clips").manifest()
     assert manifest is not None
     stages = manifest.config["stages"]
@@ -166,6 +163,7 @@ def test_a_model_that_is_not_there_is_said_before_anything_runs(corpus: Path, tm
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_a_model_that_does_not_fit_is_one_message(corpus: Path, tmp_path: Path) -> None:
     clip, head = tiny_clip(tmp_path / "clip"), tiny_head(tmp_path / "head.pth", CLIP_WIDTH - 1)
     unfit = override(CurationConfig(), ["split=off", f"aesthetic={{clip: {{name: {clip}}}, head: {head}}}"])
@@ -180,9 +178,9 @@ def test_a_model_that_fits_no_clip_is_one_message_and_no_lost_shards(corpus: Pat
     save_file(weights, clip / "model.safetensors", metadata={"format": "pt"})
     settings = [f"aesthetic={{clip: {{name: {clip}, dtype: float16}}, head: {head}}}", "split=off"]
     with pytest.raises(UserError, match="computes numbers that do not fit float16; set dtype to bfloat16"):
-        curate([str(corpus)], str(tmp_path / "narrow"), override(CurationConfig(), settings))
+        curate_whole([str(corpus)], str(tmp_path / "narrow"), override(CurationConfig(), settings))
     settings[0] = settings[0].replace("float16", "float32")
-    summary = curate([str(corpus)], str(tmp_path / "wide"), override(CurationConfig(), settings))
+    summary = curate_whole([str(corpus)], str(tmp_path / "wide"), override(CurationConfig(), settings))
     assert (summary.clips.ok, sum(summary.clips.quarantined.values())) == (0, 5), "and a clip's own NaN is its own"
 
 

@@ -26,7 +26,17 @@ from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Table
 from mimir_ray.vllm import Engine, EngineConfig, engine_around, ray_processor, to_ray
 from tests.precompute.test_pipeline import SHARDS, commit
-from tests.precompute.world import CONFIG, alone, copy_of, curated, encode_here, regroup, rows_of, tiny_model
+from tests.precompute.world import (
+    CONFIG,
+    alone,
+    copy_of,
+    curated,
+    encode_here,
+    precompute_whole,
+    regroup,
+    rows_of,
+    tiny_model,
+)
 
 TO_VLLM = override(CONFIG, ["engine=vllm"])
 YELLOW = "a yellow square rolls up"
@@ -190,11 +200,11 @@ def test_an_answer_that_fails_costs_its_caption_alone(
 def test_answers_that_are_there_are_not_asked_for_again(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path)
     Table(str(data / "llm_tokens")).drop(SHARDS)
-    summary = precompute(str(data), model, TO_VLLM, engine=never)
+    summary = precompute_whole(data, model, TO_VLLM, engine=never)
     assert summary.rows_encoded == {"latents": 0, "t5_tokens": 0, "answers": 0, "llm_tokens": 15}
     assert rows_of(data, "llm_tokens") == rows_of(asked, "llm_tokens")
     pooled = model.model_copy(update={"language": override(model.language, ["instruction_pooling=last"])})
-    summary = precompute(str(data), pooled, TO_VLLM, overwrite=True, engine=never)
+    summary = precompute_whole(data, pooled, TO_VLLM, overwrite=True, engine=never)
     assert summary.rows_encoded["llm_tokens"] == 15
 
 

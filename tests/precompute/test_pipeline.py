@@ -1,4 +1,4 @@
-"""The whole stage on Ray: accounting, continuing, refusing."""
+"""The whole stage: once on Ray, killed and continued, and the rest in this process: accounting, refusing."""
 
 import logging
 import re
@@ -23,15 +23,14 @@ from tests.precompute.world import (
     alone,
     copy_of,
     curated,
-    encode_here,
     file_of,
     ids_and_states,
+    precompute_whole,
     regroup,
     rows_of,
     tiny_model,
 )
 
-pytestmark = pytest.mark.usefixtures("ray_session")
 TABLES = ("latents", "t5_tokens", "llm_tokens")
 SHARDS = ["shard-0", "shard-1", "shard-2"]
 CUTS = [alone(shard) for shard in SHARDS]
@@ -71,9 +70,19 @@ def encoded_here(data: Path, model: ModelConfig) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def finished(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
-    """A data root whose precompute was killed at its first finished shard, lost another one, and was continued."""
+def finished(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root whose precompute is finished."""
     root = curated(tmp_path_factory.mktemp("finished") / "data")
+    precompute_whole(root, model)
+    return root
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_run_ends_with_the_rows_of_an_uninterrupted_loop(
+    finished: Path, model: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed at its first finished shard and continued, on Ray; how long it takes is said while it runs."""
+    data = copy_of(finished, tmp_path, *TABLES)
 
     class Killed(Exception):
         pass
@@ -82,27 +91,21 @@ def finished(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory, ray_s
         raise Killed
 
     with pytest.raises(Killed):
-        precompute(str(root), model, CONFIG, progress=kill)
-    t5_tokens = Table(str(root / "t5_tokens"))
+        precompute(str(data), model, CONFIG, progress=kill)
+    t5_tokens = Table(str(data / "t5_tokens"))
     t5_tokens.drop(t5_tokens.shards()[:1])  # a kill can leave any set of whole shards
-    seen: list[tuple[int, int]] = []
-    summary = precompute(str(root), model, CONFIG, progress=lambda *done: seen.append(done))
+    with caplog.at_level(logging.INFO, logger="mimir_ray"):
+        summary = precompute(str(data), model, CONFIG)
     assert 0 < sum(summary.rows_encoded.values()) < 9 + 18 + 18
-    assert seen[-1] == (3, 3)
-    return root
-
-
-def test_a_killed_run_ends_with_the_rows_of_an_uninterrupted_loop(
-    finished: Path, model: ModelConfig, tmp_path: Path
-) -> None:
-    data = copy_of(finished, tmp_path, *TABLES)
-    encode_here(data, model, CONFIG)
     for name in TABLES:
         assert rows_of(finished, name) == rows_of(data, name)
+    said = [line for line in caplog.messages if "s left" in line]
+    assert re.fullmatch(r"precompute: 3/3 shards, [\d.]+ shards/s, 0 s left; shard-\d", said[-1])
+    assert [line.split("/")[0] for line in said] == [f"precompute: {done}" for done in range(4 - len(said), 4)]
 
 
 def test_every_clip_and_caption_is_accounted_for(finished: Path, model: ModelConfig) -> None:
-    summary = precompute(str(finished), model, CONFIG)
+    summary = precompute_whole(finished, model, CONFIG)
     assert summary.clips == 9  # 3 shards of 3; the 3 that curation rejected are no inputs
     for name, inputs, lost in (("latents", 9, 1), ("t5_tokens", 18, 2), ("llm_tokens", 18, 2)):
         manifest = summary.tables[name]
@@ -120,7 +123,7 @@ def test_every_clip_and_caption_is_accounted_for(finished: Path, model: ModelCon
 
 
 def test_the_account_is_printed_by_table(finished: Path, model: ModelConfig) -> None:
-    summary = precompute(str(finished), model, CONFIG)
+    summary = precompute_whole(finished, model, CONFIG)
     for name, manifest in summary.tables.items():
         counts = summary.accounts[name]
         lost = sum(counts.rejected.values()), sum(counts.quarantined.values())
@@ -151,19 +154,6 @@ def test_the_account_is_printed_by_table(finished: Path, model: ModelConfig) -> 
     assert "failed for now" not in said
 
 
-def test_how_long_it_takes_is_said_while_it_runs(
-    finished: Path, model: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    data = copy_of(finished, tmp_path)
-    Table(str(data / "t5_tokens")).drop(SHARDS[1:])
-    with caplog.at_level(logging.INFO, logger="mimir_ray"):
-        precompute(str(data), model, CONFIG)
-    said = [line for line in caplog.messages if "s left" in line]
-    assert len(said) == 2
-    assert said[0].startswith("precompute: 2/3 shards")
-    assert re.search(r"precompute: 3/3 shards, [\d.]+ shards/s, 0 s left; shard-[12]", said[1])
-
-
 def test_a_broken_clip_is_quarantined_with_a_reason_that_its_captions_carry(finished: Path) -> None:
     (reason,) = {row["reason"] for row in rows_of(finished, "latents") if row["status"] == "quarantined"}
     assert reason
@@ -175,7 +165,7 @@ def test_a_broken_clip_is_quarantined_with_a_reason_that_its_captions_carry(fini
 def test_a_finished_stage_does_nothing(finished: Path, model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "load_t5_tokenizer", lambda model: pytest.fail("captions are tokenized again"))
     before = {path: path.stat().st_mtime_ns for path in finished.glob("*/*.parquet")}
-    summary = precompute(str(finished), model, CONFIG)
+    summary = precompute_whole(finished, model, CONFIG)
     assert summary.rows_encoded == dict.fromkeys(TABLES, 0)
     assert {path: path.stat().st_mtime_ns for path in finished.glob("*/*.parquet")} == before
 
@@ -184,8 +174,8 @@ def test_other_answers_leave_latents_and_t5_tokens_alone(finished: Path, model: 
     data = copy_of(finished, tmp_path)
     config = CONFIG.model_copy(update={"answers": 1})
     with pytest.raises(UserError, match=r"answers was 2 and is now 1.*--overwrite"):
-        precompute(str(data), model, config)
-    summary = precompute(str(data), model, config, overwrite=True)
+        precompute_whole(data, model, config)
+    summary = precompute_whole(data, model, config, overwrite=True)
     assert summary.rows_encoded == {"latents": 0, "t5_tokens": 0, "llm_tokens": 16}  # 2 were carried over
     firsts = [row["answers"][:1] for row in rows_of(finished, "llm_tokens") if row["status"] == "ok"]
     assert [row["answers"] for row in rows_of(data, "llm_tokens") if row["status"] == "ok"] == firsts
@@ -248,7 +238,7 @@ def test_a_new_caption_is_the_only_one_that_is_encoded(finished: Path, model: Mo
         after = rows_of(data, name)
         assert [row["text"] for row in after if row not in before[name]] == [added]
         assert [(row["clip_id"], row["text"]) for row in before[name] if row not in after] == [("clip-2-0", gone)]
-    summary = precompute(str(data), model, CONFIG)
+    summary = precompute_whole(data, model, CONFIG)
     assert summary.rows_encoded == dict.fromkeys(TABLES, 0)
     assert {name: manifest.inputs for name, manifest in summary.tables.items()} == {
         "latents": 9,
@@ -267,7 +257,7 @@ def test_a_clip_that_comes_and_one_that_goes_leave_the_others_alone(
     rows[-1] |= {"status": "ok", "reason": "", "rule": ""}
     commit(data, "clips", "shard-0", rows)
     before = {name: rows_of(data, name) for name in TABLES}
-    summary = precompute(str(data), model, CONFIG)
+    summary = precompute_whole(data, model, CONFIG)
     # The clip that came; the broken one stays as it is, and its captions are carried over again.
     assert summary.rows_tried == summary.rows_encoded == {"latents": 1, "t5_tokens": 2, "llm_tokens": 2}
     for name in TABLES:
@@ -277,14 +267,13 @@ def test_a_clip_that_comes_and_one_that_goes_leave_the_others_alone(
         assert summary.tables[name].inputs == len(after) == len(before[name])
 
 
-@pytest.mark.slow
 def test_shards_of_other_names_inherit_the_rows_of_their_files(
     finished: Path, model: ModelConfig, tmp_path: Path
 ) -> None:
     """As when a file joins a bucket, buckets are split, and other sizes are asked for: nothing is encoded again."""
     data, config = copy_of(finished, tmp_path), override(CONFIG, ["clips_per_shard=3"])
     regroup(data, ["clips", "captions", *TABLES], {"00000-kept": [2], "00001-old": [0, 1]})
-    assert precompute(str(data), model, config).rows_encoded == dict.fromkeys(TABLES, 0)
+    assert precompute_whole(data, model, config).rows_encoded == dict.fromkeys(TABLES, 0)
     regroup(data, ["clips", "captions"], {"00000-kept": [2], "00001-new": [0], "00003-new": [1]})
     kept = {name: file_of(data, name, "00000-kept") for name in TABLES}
     before = {name: ids_and_states(data, name) for name in TABLES}
@@ -293,15 +282,15 @@ def test_shards_of_other_names_inherit_the_rows_of_their_files(
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        precompute(str(data), model, config, progress=kill)
+        precompute_whole(data, model, config, progress=kill)
     assert all("00001-old" in Table(str(data / name)).shards() for name in TABLES)
-    summary = precompute(str(data), model, config)
+    summary = precompute_whole(data, model, config)
     assert summary.rows_tried == dict.fromkeys(TABLES, 0)
     for name in TABLES:
         assert Table(str(data / name)).shards() == ["00000-kept", "00001-new", "00003-new"]
         assert ids_and_states(data, name) == before[name]
         assert file_of(data, name, "00000-kept") == kept[name]
-    summary = precompute(str(data), model, override(CONFIG, ["clips_per_shard=100"]))
+    summary = precompute_whole(data, model, override(CONFIG, ["clips_per_shard=100"]))
     assert summary.shards_written == 1
     assert summary.rows_tried == dict.fromkeys(TABLES, 0)
     assert all(ids_and_states(data, name) == before[name] for name in TABLES)
@@ -312,7 +301,7 @@ def test_another_template_makes_llm_tokens_alone(finished: Path, model: ModelCon
     data = copy_of(finished, tmp_path)
     asked = model.model_copy(update={"language": model.language.model_copy(update={"question": "describe {prompt}"})})
     before = {(name, shard): file_of(data, name, shard) for name in TABLES for shard in SHARDS}
-    summary = precompute(str(data), asked, CONFIG, overwrite=True)
+    summary = precompute_whole(data, asked, CONFIG, overwrite=True)
     assert summary.rows_encoded == {"latents": 0, "t5_tokens": 0, "llm_tokens": 16}
     changed = {place for place, file in before.items() if file_of(data, *place) != file}
     assert changed == {("llm_tokens", shard) for shard in SHARDS}
@@ -325,8 +314,8 @@ def test_clips_of_several_sizes_lie_in_one_table(finished: Path, model: ModelCon
     commit(data, "clips", "shard-1", rows)
     config = override(CONFIG, ["buckets=[{num_frames: 9, height: 64, width: 96}]", "vae_tiling=true"])
     with pytest.raises(UserError, match=r"sizes was .* and is now"):
-        precompute(str(data), model, config)
-    summary = precompute(str(data), model, config, overwrite=True)
+        precompute_whole(data, model, config)
+    summary = precompute_whole(data, model, config, overwrite=True)
     assert summary.rows_tried == {"latents": 9, "t5_tokens": 0, "llm_tokens": 0}
     assert summary.rows_encoded == {"latents": 8, "t5_tokens": 0, "llm_tokens": 0}
     shapes = {row["clip_id"]: row["shape"] for row in rows_of(data, "latents") if row["status"] == "ok"}
@@ -344,7 +333,7 @@ def test_captions_that_are_cut_are_counted_where_they_are_encoded(
     monkeypatch.setattr(pipeline, "load_t5_tokenizer", lambda model: pytest.fail("the driver tokenizes"))
     only_t5 = model.model_copy(update={"llm": None})
     for _ in range(2):
-        cut = precompute(str(data), only_t5, CONFIG).cut
+        cut = precompute_whole(data, only_t5, CONFIG).cut
         assert (cut.captions, cut.longest) == (1, 301)
 
 
@@ -362,6 +351,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
 def test_a_shard_that_cannot_be_encoded_is_named_and_the_others_are_kept(
     finished: Path, model: ModelConfig, tmp_path: Path
 ) -> None:

@@ -1,22 +1,26 @@
 """A small curated data root and tiny models for it."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from mimir_ray.dataflow import ActorPool
 from mimir_ray.model.config import LanguageConfig, ModelConfig
-from mimir_ray.precompute import PrecomputeConfig
+from mimir_ray.precompute import PrecomputeConfig, PrecomputeSummary, precompute
 from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
 from mimir_ray.precompute.cut import Cut, cut_shards
 from mimir_ray.precompute.keys import table_keys
+from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table, file_id
 from mimir_ray.video import write_mp4
+from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
 from tests.tiny import tiny_base, tiny_llm
 
 CAPTIONS = ("a red ball moves left", "red ball", "a blue triangle above a green square")
@@ -121,6 +125,42 @@ def encode_here(data: Path, model: ModelConfig, config: PrecomputeConfig) -> Non
         for cut in cuts:
             encoder(cut.row() | {"before": [], "retry": "passing", table.name: True})
         table.finish(len(rows_of(data, table.name)))
+
+
+def precompute_whole(
+    data: Path, model: ModelConfig, config: PrecomputeConfig = CONFIG, **options: Any
+) -> PrecomputeSummary:
+    """All of `precompute`, manifests and account included, but for Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mimir_ray.precompute.pipeline.plan", LocalPlan)
+        return precompute(str(data), model, config, **options)
+
+
+@dataclass(frozen=True)
+class LocalPlan:
+    """Stands in for `plan`: what is done to its shards, one after another."""
+
+    data: str
+    model: ModelConfig
+    config: PrecomputeConfig
+    cuts: Sequence[Cut]
+    pending: Mapping[str, Sequence[str]]
+    before: Mapping[str, Sequence[str]]
+    retry: Retry
+    engine: Callable[[EngineConfig], Engine] = vllm_engine
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        """Do it; a row a shard."""
+        classes = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
+        encoders = [
+            classes[name](self.data, self.model, self.config) for name, shards in self.pending.items() if shards
+        ]
+        for cut in self.cuts:
+            row = cut.row() | {"before": list(self.before[cut.shard]), "retry": self.retry}
+            row |= {name: cut.shard in shards for name, shards in self.pending.items()}
+            for encoder in encoders:
+                row = encoder(row)
+            yield row
 
 
 def rows_of(root: Path, name: str) -> list[dict[str, Any]]:
