@@ -26,7 +26,6 @@ from mimir_ray.storage import absolute, filesystem, join, local_copy, upload
 from mimir_ray.training.config import LoggingConfig
 from mimir_ray.training.metrics import Row
 from mimir_ray.training.validation import Validation
-from mimir_ray.video import probe, read_frames
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +227,8 @@ class TensorBoardLogger:
 def _gif(path: str) -> tuple[bytes, int, int]:
     """A video as GIF, with its width and height."""
     from PIL import Image
+
+    from mimir_ray.video import probe, read_frames
 
     info = probe(path)
     frames = read_frames(path, range(info.frames)).frames

@@ -15,7 +15,7 @@ here. What they add for the rounding of pinned main memory, half as much again, 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from mimir_ray.config import UserError
 from mimir_ray.model.config import ModelConfig
@@ -47,6 +47,23 @@ class Sizes:
     linears: tuple[tuple[str, int], ...]
     """Name of each linear layer of the transformer, and the sum of its two widths."""
     text_tokens: int
+
+    @classmethod
+    def of(cls, transformer: Any, token_fuser: Any) -> Self:
+        """Count what was built, on the meta device or any other; adapters on it are not meant."""
+        from torch import nn
+
+        return cls(
+            transformer=dict(transformer.config),
+            transformer_weights=sum(weight.numel() for weight in transformer.parameters()),
+            fuser_weights=sum(weight.numel() for weight in token_fuser.parameters()),
+            linears=tuple(
+                (name, module.in_features + module.out_features)
+                for name, module in transformer.named_modules()
+                if isinstance(module, nn.Linear)
+            ),
+            text_tokens=token_fuser.sequence_length,
+        )
 
     @property
     def weights(self) -> int:
@@ -151,17 +168,7 @@ def read_sizes(model: ModelConfig) -> Sizes:
             "model.base to a CogVideoX or Mimir checkpoint and model.llm to a language model (to their directories "
             "where the hub cannot be reached)"
         ) from error
-    return Sizes(
-        transformer=dict(transformer.config),
-        transformer_weights=sum(weight.numel() for weight in transformer.parameters()),
-        fuser_weights=sum(weight.numel() for weight in fuser.parameters()),
-        linears=tuple(
-            (name, module.in_features + module.out_features)
-            for name, module in transformer.named_modules()
-            if isinstance(module, torch.nn.Linear)
-        ),
-        text_tokens=fuser.sequence_length,
-    )
+    return Sizes.of(transformer, fuser)
 
 
 def estimate_memory(
