@@ -14,13 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"mimir_ray", "jobs", "serve"}
 
-LEAVES = {"config", "jsonl", "records", "dataflow", "vllm", "storage", "video"}
+LEAVES = {"config", "jsonl", "records", "dataflow", "vllm", "pages", "storage", "video"}
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "jsonl": {"config"},
     "records": {"config"},
     "dataflow": {"config"},
     "vllm": {"config"},
+    "pages": set(),
     "storage": {"config", "records"},
     "video": {"config", "records", "storage"},
     "model": {"config"},

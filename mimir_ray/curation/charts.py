@@ -1,29 +1,15 @@
-"""Charts of the report as inline SVG and CSS: no script, colours from the page's style sheet."""
+"""The charts of the report as inline SVG: no script, colours from the page's style sheet."""
 
 import math
-from collections.abc import Iterable
-from html import escape
+
+from markupsafe import Markup, escape
 
 from mimir_ray.curation.findings import BINS, Axis, Histogram
 
 WIDTH_PX, HEIGHT_PX, FOOT_PX, HEAD_PX = 360, 150, 18, 16
 
 
-def funnel(steps: Iterable[tuple[str, str, int]]) -> str:
-    """A bar a step, as long as its share of the first step of the same unit."""
-    rows, first = [], dict[str, int]()
-    for unit, step, count in steps:
-        whole = first.setdefault(unit, count)
-        share = count / whole if whole else 0.0
-        rows.append(
-            f'<span class="step">{escape(unit)} {escape(step)}</span>'
-            f'<span class="track"><span class="{escape(unit)}" style="width:{share:.4%}"></span></span>'
-            f'<span class="count">{count:,}</span><span class="quiet">{share:.1%}</span>'
-        )
-    return f'<div class="funnel">{"".join(rows)}</div>'
-
-
-def histogram(chart: Histogram) -> str:
+def histogram(chart: Histogram) -> Markup:
     """Clips by score: bars, each threshold as a line, and a field over what it turns away."""
     axis, floor = chart.axis, HEIGHT_PX - FOOT_PX
     parts = [f'<svg viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" role="img" aria-label="clips by {escape(chart.score)}">']
@@ -52,7 +38,7 @@ def histogram(chart: Histogram) -> str:
         parts.append(
             f'<text class="tick" x="{x:.1f}" y="{HEIGHT_PX - 4}" text-anchor="{anchor}">{_short(value)}</text>'
         )
-    return "".join([*parts, "</svg>"])
+    return Markup("".join([*parts, "</svg>"]))
 
 
 def _place(axis: Axis, value: float) -> float:

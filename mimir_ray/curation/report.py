@@ -1,25 +1,24 @@
 """`report.html`: one self-contained page about a finished curation, with nothing to fetch and no script."""
 
-import base64
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from mimir_ray.curation.charts import funnel, histogram
-from mimir_ray.curation.findings import Findings, Histogram, Losses, Sample, Work, gather
+from mimir_ray.curation.charts import histogram
+from mimir_ray.curation.findings import Findings, Work, gather
 from mimir_ray.curation.rules import RULES, score_of
 from mimir_ray.curation.stills import stills
 from mimir_ray.curation.tables import Row
-from mimir_ray.storage import LatestCopy, Manifest, join, write_bytes
+from mimir_ray.pages import render
+from mimir_ray.storage import LatestCopy, join, write_bytes
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 IN_FACTS = ("frames", "duration_s", "aspect")
 """Scores that a card says in other words."""
-MAX_CAPTION = 300
-"""Characters of a caption that a card shows."""
+MAX_CAPTION, MAX_GONE = 300, 200
+"""Characters that a card shows: of a caption, and of the reason why its clip cannot be read."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,99 +35,59 @@ def write_report(out: str) -> str:
 
 def page(findings: Findings) -> str:
     """The whole page."""
-    pictures = _pictures([*findings.kept.rows, *(clip for sample in findings.rejected for clip in sample.rows)])
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        out=escape(findings.out),
-        files=_account("files", "read", findings.files),
-        clips=_account("clips", "kept", findings.clips),
-        captions=_account("captions", "kept", findings.captions),
-        shots=_shots(findings),
-        funnel=funnel(findings.funnel()),
-        histograms="".join(_histogram(chart) for chart in findings.histograms),
-        kept=_sheet("Kept", findings.kept, findings, pictures),
-        rejected="".join(
-            _sheet(sample.rule, sample, findings, pictures) for sample in findings.rejected if sample.total
-        )
-        or '<p class="quiet">No clip was rejected.</p>',
-        losses=_losses("files", findings.lost_files) + _losses("clips", findings.lost_clips)
-        or '<p class="quiet">Every file was read once, and every clip was processed.</p>',
-        work=_rows(_work(findings)),
-        rules=_rows(_rules(findings)),
-        settings=_rows(_leaves(findings.clips.config)),
-        facts=_rows(_facts(findings)),
+    return render(
+        TEMPLATE,
+        findings=findings,
+        cards=_cards(findings),
+        funnel=_funnel(findings),
+        histogram=histogram,
+        work=_work(findings),
+        rules=_rules(findings),
+        settings=_leaves(findings.clips.config),
+        facts=_facts(findings),
+        words=_words,
     )
 
 
-def _account(what: str, ok: str, manifest: Manifest) -> str:
-    """The account of a table in words and as a bar."""
-    counts = {"ok": manifest.ok, "rejected": manifest.rejected, "quarantined": manifest.quarantined}
-    keys = " + ".join(
-        f'<span class="key {status}">{count:,} {ok if status == "ok" else status}</span>'
-        for status, count in counts.items()
-    )
-    bar = "".join(f'<span class="{status}" style="flex:{count}"></span>' for status, count in counts.items() if count)
-    return f'<div class="card"><h3>{manifest.inputs:,} {what}</h3><p>= {keys}</p><div class="bar">{bar}</div></div>'
+@dataclass(frozen=True)
+class Card:
+    """What the page says of a clip beside its row."""
+
+    stills: Sequence[bytes]
+    """JPEGs of its first, its middle and its last frame; none where it cannot be read any more."""
+    gone: str
+    """Why it cannot be read."""
+    scores: str
+    caption: str
 
 
-def _shots(findings: Findings) -> str:
-    """What lies between files and clips, where shots were looked for."""
-    if not findings.shots:
-        return ""
-    return (
-        f'<p class="quiet">{findings.shots:,} shots were found, of which {findings.short_shots:,} are shorter than '
-        "split.min_clip_s and became no clip; a long one becomes several.</p>"
-    )
-
-
-def _histogram(chart: Histogram) -> str:
-    title = f"<h3>{_words(chart.score)} <small>{chart.measured:,} clips</small></h3>"
-    if not chart.measured:
-        return f'<div class="card">{title}<p class="quiet">No clip has this score.</p></div>'
-    shares = "".join(
-        f"<p>must be {rule.must_be} {limit:g}: <b>{beyond:,}</b> ({beyond / chart.measured:.1%}) are not</p>"
-        for rule, limit, beyond in zip(chart.rules, chart.limits, chart.beyond, strict=True)
-    )
-    return f'<div class="card">{title}{histogram(chart)}{shares}</div>'
-
-
-def _sheet(title: str, sample: Sample, findings: Findings, pictures: Mapping[str, str]) -> str:
-    """A contact sheet: `sample` in cards."""
-    cards = "".join(_card(clip, findings, pictures) for clip in sample.rows)
-    shown = f"{len(sample.rows):,} of {sample.total:,} clips"
-    return f'<h3>{_words(title)} <small>{shown}</small></h3><div class="grid">{cards}</div>'
-
-
-def _card(clip: Row, findings: Findings, pictures: Mapping[str, str]) -> str:
-    span = f"{clip['start_s']:.2f} to {clip['end_s']:.2f} s"
-    lines = [f"<b>{escape(clip['path'])}</b>", f'<span class="quiet">{span}</span>']
-    if clip["reason"]:
-        lines.append(f'<span class="reason">{escape(clip["reason"])}</span>')
-    lines.append(f"<span>{_scores(clip)}</span>")
-    if text := findings.texts.get(clip["clip_id"]):
-        shown = text if len(text) <= MAX_CAPTION else text[:MAX_CAPTION] + "…"
-        lines.append(f'<span class="quiet">“{escape(shown)}”</span>')
-    return f"<figure>{pictures[clip['clip_id']]}<figcaption>{''.join(lines)}</figcaption></figure>"
-
-
-def _pictures(clips: Iterable[Row]) -> dict[str, str]:
-    """Those of every clip by its id. Clips of a video are read one after another, so that it is fetched once."""
+def _cards(findings: Findings) -> dict[str, Card]:
+    """The card of every clip that is shown, by its id."""
     copies = LatestCopy()
-    in_order = sorted(clips, key=lambda clip: (clip["path"], clip["first_frame"]))
-    return {clip["clip_id"]: _pictures_of(clip, copies) for clip in in_order}
+    shown = [clip for sample in (findings.kept, *findings.rejected) for clip in sample.rows]
+    shown.sort(key=lambda clip: (clip["path"], clip["first_frame"]))  # so that a video is fetched once
+    return {clip["clip_id"]: _card(clip, findings, copies) for clip in shown}
 
 
-def _pictures_of(clip: Row, copies: LatestCopy) -> str:
-    """Three frames of a clip, or a placeholder: videos may be moved or deleted once they are curated."""
+def _card(clip: Row, findings: Findings, copies: LatestCopy) -> Card:
+    pictures, gone = list[bytes](), ""
     try:
         pictures = stills(clip, copies)
-    except Exception as error:
+    except Exception as error:  # videos may be moved or deleted once they are curated
         logger.debug("no stills of %s", clip["path"], exc_info=error)
-        return f'<div class="gone">cannot be read any more: {escape(str(error)[:200])}</div>'
-    images = (
-        f'<img src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}" alt="{moment}">'
-        for moment, picture in zip(("begin", "middle", "end"), pictures, strict=True)
-    )
-    return f'<div class="stills">{"".join(images)}</div>'
+        gone = str(error)[:MAX_GONE]
+    caption = findings.texts.get(clip["clip_id"]) or ""
+    if len(caption) > MAX_CAPTION:
+        caption = caption[:MAX_CAPTION] + "…"
+    return Card(pictures, gone, _scores(clip), caption)
+
+
+def _funnel(findings: Findings) -> Iterator[tuple[str, str, int, float]]:
+    """The steps with the share that is left of the first step of the same unit."""
+    first = dict[str, int]()
+    for unit, step, count in findings.funnel():
+        whole = first.setdefault(unit, count)
+        yield unit, step, count, count / whole if whole else 0.0
 
 
 def _scores(clip: Row) -> str:
@@ -141,18 +100,6 @@ def _scores(clip: Row) -> str:
         elif value:
             said.append(_words(name))
     return ", ".join(said)
-
-
-def _losses(what: str, losses: Losses) -> str:
-    rows = "".join(
-        f"<tr><td>{kind.status}</td><td>{escape(name)}</td><td>{kind.count:,}</td><td>"
-        + "".join(f'<p>{escape(path)}<br><span class="quiet">{escape(why)}</span></p>' for path, why in kind.examples)
-        + (f'<p class="quiet">and {rest:,} more</p>' if (rest := kind.count - len(kind.examples)) else "")
-        + "</td></tr>"
-        for name, kind in sorted(losses.kinds.items(), key=lambda item: -item[1].count)
-    )
-    head = f"<tr><th></th><th>why</th><th>{what}</th><th>for example</th></tr>"
-    return f'<div class="card"><table>{head}{rows}</table></div>' if rows else ""
 
 
 def _work(findings: Findings) -> Iterator[Sequence[str]]:
@@ -197,7 +144,3 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[Sequence[st
 def _words(name: str) -> str:
     """A column's name to be read: without its unit, which the figures have."""
     return name.removesuffix("_s").replace("_", " ")
-
-
-def _rows(rows: Iterable[Sequence[str]]) -> str:
-    return "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)

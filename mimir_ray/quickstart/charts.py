@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+
+from markupsafe import Markup, escape
 
 from mimir_ray.shapes.scoreboard import Share
 
 ROW_PX, LABEL_PX, PLOT_PX = 44, 78, 330
 
 
-def score_chart(rows: Mapping[str, Mapping[str, Share]], models: Sequence[str]) -> str:
+def score_chart(rows: Mapping[str, Mapping[str, Share]], models: Sequence[str]) -> Markup:
     """One line an axis: a mark and a 95% whisker for each model, the floor as a grey field, the ceiling as a tick.
 
     ``rows`` maps axis -> who -> share, where who is ``floor``, ``ceiling`` or a model.
@@ -28,7 +29,7 @@ def score_chart(rows: Mapping[str, Mapping[str, Share]], models: Sequence[str]) 
         parts.append(f'<line class="ceiling" x1="{_x(ceiling)}" x2="{_x(ceiling)}" y1="{y - 16}" y2="{y + 16}"/>')
         for place, model in enumerate(models):
             parts.append(_whisker(shares[model], y + (place - (len(models) - 1) / 2) * 14, f"model{place}", model))
-    return "".join([*parts, "</svg>"])
+    return Markup("".join([*parts, "</svg>"]))
 
 
 def _x(share: float) -> float:
@@ -49,11 +50,11 @@ def percent(share: Share, interval: bool = True) -> str:
     return f"{share.value:.0%}" + (f" [{low * 100:.0f}, {high * 100:.0f}]" if interval else "")
 
 
-def loss_chart(losses: Sequence[tuple[int, float]]) -> str:
+def loss_chart(losses: Sequence[tuple[int, float]]) -> Markup:
     """Loss against step: every logged value as a faint line, a running mean over a tenth of the run on top."""
     points = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     if len(points) < 2:
-        return '<p class="quiet">Too few logged steps for a curve.</p>'
+        return Markup('<p class="quiet">Too few logged steps for a curve.</p>')
     width, height, left, bottom = 720, 220, 52, 28
     steps, values = [step for step, _ in points], [loss for _, loss in points]
     low, high = min(values), max(values)
@@ -78,18 +79,4 @@ def loss_chart(losses: Sequence[tuple[int, float]]) -> str:
     for style, curve in (("raw", values), ("mean", means)):
         line = " ".join(place(step, value) for step, value in zip(steps, curve, strict=True))
         parts.append(f'<polyline class="{style}" points="{line}"/>')
-    return "".join([*parts, "</svg>"])
-
-
-def bar(parts: Mapping[str, int]) -> str:
-    """A stacked bar; each part's name is its class (``ok``, ``rejected``, ``quarantined``)."""
-    total = sum(parts.values()) or 1
-    return (
-        '<div class="bar">'
-        + "".join(
-            f'<span class="{escape(name)}" style="flex:{count / total:.6f}" title="{count:,} {escape(name)}"></span>'
-            for name, count in parts.items()
-            if count
-        )
-        + "</div>"
-    )
+    return Markup("".join([*parts, "</svg>"]))

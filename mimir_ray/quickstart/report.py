@@ -1,13 +1,11 @@
 """``report.html``: one self-contained page about one run, with nothing to fetch and nothing to hide."""
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from string import Template
 
-from mimir_ray.quickstart.charts import bar, loss_chart, percent, score_chart
+from mimir_ray.pages import render
+from mimir_ray.quickstart.charts import loss_chart, percent, score_chart
 from mimir_ray.quickstart.sheet import Verdict
 from mimir_ray.shapes.prompts import PromptSet
 from mimir_ray.shapes.scoreboard import Share
@@ -78,16 +76,18 @@ class Report:
 
     def html(self) -> str:
         """The whole page."""
-        template = Template(TEMPLATE.read_text(encoding="utf-8"))
-        return template.substitute(
-            verdict=escape(" ".join(verdict(self))),
-            legend=_legend(self.models),
-            scores="".join(_scores(name, rows, self.models) for name, rows in self.scores.items()),
-            examples="".join(_examples(name, self) for name in self.scores),
-            loss=loss_chart(self.losses),
-            funnels="".join(_funnel(name, funnel) for name, funnel in self.funnels.items()),
-            steps=_rows((step.name, step.did, f"{step.seconds:,.0f} s") for step in self.steps),
-            facts=_rows(self.facts.items()),
+        return render(
+            TEMPLATE,
+            report=self,
+            verdict=" ".join(verdict(self)),
+            sets=SETS,
+            prompts={
+                name: max(shares[self.models[0]].total for shares in rows.values())
+                for name, rows in self.scores.items()
+            },
+            percent=percent,
+            score_chart=score_chart,
+            loss_chart=loss_chart,
         )
 
 
@@ -117,90 +117,3 @@ def verdict(report: Report) -> tuple[str, str]:
 def _above(share: Share, other: Share) -> bool:
     """Whether even the low end of one interval is above the high end of the other."""
     return share.interval[0] > other.interval[1]
-
-
-def _legend(models: Sequence[str]) -> str:
-    keys = [f'<span class="key model{place}">{escape(model)}</span>' for place, model in enumerate(models)]
-    return "".join(
-        [
-            *keys,
-            '<span class="key floor">floor: true videos held against other prompts</span>',
-            '<span class="key ceiling">ceiling: true videos after mp4</span>',
-        ]
-    )
-
-
-def _scores(name: PromptSet, rows: Mapping[str, Mapping[str, Share]], models: Sequence[str]) -> str:
-    title, what = SETS[name]
-    who = ["floor", *models, "ceiling"]
-    head = "".join(f"<th>{escape(column)}</th>" for column in ["", *who])
-    body = _rows((axis, *(percent(shares[column]) for column in who)) for axis, shares in rows.items())
-    count = max(shares[models[0]].total for shares in rows.values())
-    return (
-        f'<section class="card"><h3>{title} <small>{count} prompts</small></h3><p class="quiet">{what}</p>'
-        f"{score_chart(rows, models)}"
-        f"<details><summary>Figures</summary><table><tr>{head}</tr>{body}</table></details></section>"
-    )
-
-
-def _examples(name: PromptSet, report: Report) -> str:
-    title, _ = SETS[name]
-    of_set = [example for example in report.examples if example.prompt_set == name]
-    shown, rest = of_set[:6], of_set[6:]
-    page = f"<h3>{title}</h3>{_cards(shown, report.models)}"
-    return page + (
-        f"<details><summary>{len(rest)} more</summary>{_cards(rest, report.models)}</details>" if rest else ""
-    )
-
-
-def _cards(examples: Sequence[Example], models: Sequence[str]) -> str:
-    return '<div class="grid">' + "".join(_card(example, models) for example in examples) + "</div>"
-
-
-def _card(example: Example, models: Sequence[str]) -> str:
-    figures = "".join(
-        f"<figure>{_video(video)}<figcaption><b>{escape(model)}</b>{_marks(right)}</figcaption></figure>"
-        for model, (video, right) in zip(models, example.videos, strict=True)
-    )
-    said = {"asks for": example.meaning, "the LLM says": example.answer}
-    lines = "<br>".join(f"{who}: {escape(text)}" for who, text in said.items() if text)
-    return (
-        f'<article class="card"><h4>{escape(example.prompt)}</h4><p class="quiet">{lines}</p>'
-        f'<div class="pair">{figures}</div></article>'
-    )
-
-
-def _video(mp4: bytes) -> str:
-    data = base64.b64encode(mp4).decode()
-    return f'<video src="data:video/mp4;base64,{data}" muted loop autoplay playsinline></video>'
-
-
-def _marks(verdict: Verdict) -> str:
-    return "".join(
-        f'<span class="{"right" if right else "wrong"}">{escape(axis)}</span>'
-        for axis, right in verdict.items()
-        if axis != "all"
-    )
-
-
-def _funnel(name: str, funnel: Funnel) -> str:
-    total = sum(funnel.counts.values())
-    counts = "".join(
-        f'<span class="key {escape(status)}">{count:,} {escape("kept" if status == "ok" else status)}</span>'
-        for status, count in funnel.counts.items()
-    )
-    reasons = _rows(
-        (reason, status, f"{count:,}")
-        for status, found in funnel.reasons.items()
-        for reason, count in sorted(found.items(), key=lambda item: -item[1])
-    )
-    refused = _rows(funnel.refused)
-    return (
-        f'<div class="card"><h3>{escape(name)}</h3><p>{total:,} files went in. {counts}</p>{bar(funnel.counts)}'
-        f"<table><tr><th>reason</th><th></th><th>files</th></tr>{reasons}</table>"
-        f"<details><summary>The files that did not pass</summary><table>{refused}</table></details></div>"
-    )
-
-
-def _rows(rows: Iterable[Sequence[str]]) -> str:
-    return "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)

@@ -1,18 +1,20 @@
 """The HTTP side: OpenAI's videos API, a health check and a page to try it. Knows no Ray: the jobs are injected."""
 
 import json
-from collections.abc import Awaitable
-from email.parser import BytesParser
-from email.policy import HTTP
+import os
+from collections.abc import Awaitable, Iterator
 from importlib.resources import files
+from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from mimir_ray.records import GenerationRequest
 from mimir_ray.serving.config import ServingConfig
@@ -75,16 +77,41 @@ def create_api(jobs: Jobs, config: ServingConfig, model: str) -> FastAPI:
     async def video(video_id: str) -> Video:
         return await _known(video_id)
 
-    @app.get("/v1/videos/{video_id}/content")
-    async def content(video_id: str) -> Response:
+    async def made(video_id: str, variant: str = "video") -> str:
+        """Where the mp4 of a finished video is."""
+        if variant != "video":
+            message = f"variant is {variant!r}; this server has the video alone: leave variant out"
+            raise ApiError(400, message, param="variant")
         known = await _known(video_id)
         if known.status != "completed":
             raise ApiError(
                 409, f"video {video_id} is {known.status} ({known.progress}%); it has no content", code=known.status
             )
-        mp4 = await run_in_threadpool(read_bytes, video_path(config.out, video_id))
-        headers = {"Content-Disposition": f'inline; filename="{video_id}.mp4"'}
-        return Response(mp4, media_type="video/mp4", headers=headers)
+        return video_path(config.out, video_id)
+
+    def on_disk(mp4: Annotated[str, Depends(made)]) -> Iterator[str]:
+        """The file itself, or a copy of what an object store holds for as long as it is being sent."""
+        if os.path.isfile(mp4):
+            yield mp4
+            return
+        with NamedTemporaryFile(suffix=".mp4") as copy:
+            try:
+                copy.write(read_bytes(mp4))
+            except FileNotFoundError:
+                raise ApiError(404, "the file of this video is gone; make the video again", code="not_found") from None
+            copy.flush()
+            yield copy.name
+
+    @app.head("/v1/videos/{video_id}/content")
+    @app.get("/v1/videos/{video_id}/content")
+    async def content(video_id: str, path: Annotated[str, Depends(on_disk)]) -> FileResponse:
+        return FileResponse(
+            path,
+            media_type="video/mp4",
+            filename=f"{video_id}.mp4",
+            content_disposition_type="inline",
+            headers={"ETag": f'"{video_id}"'},  # what an id names is written once, and its copies are as good as it
+        )
 
     @app.delete("/v1/videos/{video_id}")
     async def delete(video_id: str) -> VideoDeleted:
@@ -111,14 +138,10 @@ def create_api(jobs: Jobs, config: ServingConfig, model: str) -> FastAPI:
 
 async def _fields(request: Request) -> dict[str, Any]:
     """The body's fields, from JSON or a multipart form."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send text fields alone")
-    content_type = request.headers.get("content-type", "application/json")
-    if content_type.startswith("multipart/form-data"):
-        return _form(content_type, bytes(body))
+    request = _limited(request)
+    body = await request.body()
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await _form(request)
     try:
         fields = json.loads(body)
     except ValueError as error:
@@ -128,16 +151,31 @@ async def _fields(request: Request) -> dict[str, Any]:
     return fields
 
 
-def _form(content_type: str, body: bytes) -> dict[str, Any]:
-    message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
-    fields: dict[str, Any] = {}
-    for part in message.iter_parts():
-        name = str(part.get_param("name", "", header="content-disposition"))
-        if part.get_filename():
-            raise ApiError(400, f"{name} is a file; this server makes videos from text alone", param=name)
-        payload = part.get_payload(decode=True)
-        fields[name] = payload.decode("utf-8", "replace") if isinstance(payload, bytes) else ""
-    return fields
+def _limited(request: Request) -> Request:
+    """The same request, for readers of no more than ``MAX_BODY_BYTES``."""
+    size_bytes = 0
+
+    async def receive() -> Message:
+        nonlocal size_bytes
+        message = await request.receive()
+        size_bytes += len(message.get("body", b""))
+        if size_bytes > MAX_BODY_BYTES:
+            raise ApiError(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send text fields alone")
+        return message
+
+    return Request(request.scope, receive)
+
+
+async def _form(request: Request) -> dict[str, Any]:
+    """The fields of a multipart form, the last of those with one name."""
+    async with request.form() as form:
+        _, options = parse_options_header(request.headers["content-type"])
+        if b"--%s--" % options[b"boundary"] not in await request.body():  # the parser drops the field that was cut off
+            raise ApiError(400, "the form ends before its closing boundary; send it whole")
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                raise ApiError(400, f"{name} is a file; this server makes videos from text alone", param=name)
+        return dict(form)
 
 
 def _validated(fields: dict[str, Any]) -> VideoCreate:

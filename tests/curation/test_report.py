@@ -1,5 +1,6 @@
 """The report of a curation of real mp4 files: its figures, its pictures, and that text stays text."""
 
+import dataclasses
 import re
 import shutil
 from html import unescape
@@ -13,7 +14,7 @@ import pytest
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, write_report
 from mimir_ray.curation import split as splitting
-from mimir_ray.curation.findings import Axis, Findings, Histogram, Losses, Sample, gather
+from mimir_ray.curation.findings import Axis, Findings, Histogram, Kind, Losses, Sample, gather
 from mimir_ray.curation.report import page
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.tables import Row, outcome_table, stage_table
@@ -117,6 +118,36 @@ def test_text_from_files_stays_text(html: str) -> None:
         assert text in "".join(reader.parts), text
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;.mp4" in html
+
+
+def test_no_text_becomes_markup_wherever_it_stands(out: Path) -> None:
+    texts: list[str] = []
+
+    def hostile() -> str:
+        texts.append(f"</style></title><script>alert({len(texts)})</script>\"' onload=x {{{{ 7 * 7 }}}}")
+        return texts[-1]
+
+    findings = gather(str(out))
+    for clip in findings.kept.rows:
+        clip |= {"path": hostile(), "reason": hostile()}
+        findings.texts[clip["clip_id"]] = hostile()
+    rejected = dataclasses.replace(findings.rejected[0], rule=hostile())
+    lost = Losses(["quarantined"], {hostile(): Kind("quarantined", 5, [(hostile(), hostile())])})
+    findings = dataclasses.replace(
+        findings,
+        out=hostile(),
+        rejected=[rejected],
+        lost_files=lost,
+        off=[hostile()],
+        clips=findings.clips.model_copy(update={"config": {hostile(): hostile()}, "fingerprint": hostile()}),
+    )
+    html = page(findings)
+    reader = Reader(html)
+    assert "script" not in {tag for tag, _ in reader.tags}
+    assert not any(name.startswith("on") for _, attrs in reader.tags for name in attrs)
+    assert "<script" not in html
+    assert [text for text in texts if text not in "".join(reader.parts)] == []
+    assert "and 4 more" in reader.text
 
 
 def test_the_account_equals_the_tables(out: Path, html: str) -> None:

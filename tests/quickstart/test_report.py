@@ -1,5 +1,6 @@
 """The page, its charts and the contact sheet, made from invented results."""
 
+import dataclasses
 import io
 import random
 import re
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimir_ray.quickstart.charts import bar, loss_chart, percent, score_chart
+from mimir_ray.quickstart.charts import loss_chart, percent, score_chart
 from mimir_ray.quickstart.report import Example, Funnel, Report, Step, verdict
 from mimir_ray.quickstart.sheet import Row, contact_sheet
 from mimir_ray.shapes.scoreboard import Share
@@ -62,8 +63,16 @@ class Balance(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.fetched: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
         self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
         if tag not in self.VOID:
             self.open.append(tag)
@@ -91,6 +100,60 @@ def test_the_page_shows_text_as_text() -> None:
     assert "<script>" not in page
     assert "&lt;script&gt;.mp4" in page
     assert "fig &lt;b&gt;over&lt;/b&gt; coin &amp; co" in page
+
+
+def test_no_text_becomes_markup_wherever_it_stands() -> None:
+    texts: list[str] = []
+
+    def hostile() -> str:
+        texts.append(f"</style></title><script>alert({len(texts)})</script>\"' onload=x {{{{ 7 * 7 }}}}")
+        return texts[-1]
+
+    models, axes = (hostile(), hostile()), [hostile()]
+    rows = {axis: {**shares(2, 22), **dict.fromkeys(models, Share(3, 24))} for axis in ("all", "colour", *axes)}
+    videos = [(VIDEO, {hostile(): right}) for right in (True, False)]
+    page = Report(
+        models=models,
+        scores={"long": rows, "held": rows},
+        examples=[Example("held", hostile(), hostile(), hostile(), videos)],
+        losses=[],
+        funnels={hostile(): Funnel({hostile(): 800}, {hostile(): {hostile(): 4}}, [(hostile(), hostile(), hostile())])},
+        steps=[Step(hostile(), hostile(), 12.3)],
+        facts={hostile(): hostile()},
+    ).html()
+    reader = Balance()
+    reader.feed(page)
+    assert "script" not in reader.tags
+    assert not any(name.startswith("on") for name in reader.attributes)
+    assert "<script" not in page
+    assert [text for text in texts if text not in reader.text] == []
+
+
+def test_a_clip_is_marked_by_axis_for_each_model() -> None:
+    wrong = Example("held", "p", "", "", [(VIDEO, {"colour": True, "all": False}), (VIDEO, {"motion": False})])
+    page = dataclasses.replace(report(shares(2, 22), shares(20, 20)), examples=[wrong]).html()
+    marks = re.findall(r'<b>(\w+)</b>\s*<span class="(\w+)">(\w+)</span>\s*</figcaption>', page)
+    assert marks == [("base", "right", "colour"), ("Mimir", "wrong", "motion")]
+    with pytest.raises(ValueError, match="zip"):
+        dataclasses.replace(
+            report(shares(2, 22), shares(20, 20)), examples=[dataclasses.replace(wrong, videos=wrong.videos[:1])]
+        ).html()
+
+
+def test_the_first_six_examples_are_shown_and_the_rest_is_behind_a_summary() -> None:
+    page = report(shares(2, 22), shares(20, 20)).html()
+    shown, _, rest = page.partition("<summary>2 more</summary>")
+    assert (shown.count("<article"), rest.count("<article")) == (6, 2)
+    assert page.count("asks for: a purple circle above<br>the LLM says: it is &#34;purple&#34;") == 8
+
+
+def test_losses_of_files_are_counted_by_reason_the_most_first() -> None:
+    few = Funnel({"ok": 1234, "rejected": 6}, {"rejected": {"rare": 1, "often": 5}}, [])
+    page = dataclasses.replace(report(shares(2, 22), shares(20, 20)), funnels={"Clips": few}).html()
+    assert "1,240 files went in." in page
+    assert "1,234 kept" in page
+    rows = re.findall(r"<tr><td>(\w+)</td><td>rejected</td><td>(\d)</td></tr>", page)
+    assert rows == [("often", "5"), ("rare", "1")]
 
 
 def test_the_page_says_that_the_gap_is_constructed() -> None:
@@ -138,9 +201,7 @@ def test_a_loss_chart_spans_its_steps() -> None:
     assert [text.text for text in chart.iter("text")][-2:] == ["step 10", "step 300"]
 
 
-def test_a_bar_leaves_out_what_is_not_there() -> None:
-    assert bar({"ok": 3, "rejected": 0}).count("<span") == 1
-    assert bar({}) == '<div class="bar"></div>'
+def test_a_percentage_has_its_interval() -> None:
     assert percent(Share(3, 4)) == "75% [30, 95]"
 
 

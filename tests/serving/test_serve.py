@@ -64,8 +64,12 @@ def test_frames_progress_and_cancellation(url: str, config: ServingConfig) -> No
     generator = load_generator(config.checkpoint, config.generation.runtime)
     frames = generate(generator, config.generation.request("a red circle moves left", generator.model, seed=5))
     assert done["frames_sha256"] == hashlib.sha256(frames.tobytes()).hexdigest()
-    content = requests.get(f"{url}/v1/videos/{done['id']}/content", timeout=60).content
+    where = f"{url}/v1/videos/{done['id']}/content"
+    content = requests.get(where, timeout=60).content
     assert content == (Path(config.out) / f"{done['id']}.mp4").read_bytes()
+    part = requests.get(where, headers={"Range": "bytes=4-7"}, timeout=60)
+    assert (part.status_code, part.content) == (206, b"ftyp")
+    assert requests.head(where, timeout=60).headers["content-length"] == str(len(content))
     assert probe(Path(config.out) / f"{done['id']}.mp4").frames == 9
 
     # Progress comes from the steps, and a deleted video frees the denoiser for the next.
