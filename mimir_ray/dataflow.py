@@ -5,9 +5,13 @@ UserError becomes a row, which later steps pass on and `run` raises in the drive
 """
 
 import logging
+import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -24,6 +28,7 @@ Work = Callable[[Row], Row]
 """One step of a pipeline: a row in, a row out."""
 
 _REFUSAL = "refusal"
+_REMARK = b"has constructor arguments in the object store and max_restarts > 0"
 
 
 class ActorPool(Config):
@@ -77,6 +82,7 @@ def map_actors(
     """
     import ray.data
 
+    _hear_remark()
     low, high = actors
     pool = ray.data.ActorPoolStrategy(min_size=low, max_size=high, max_tasks_in_flight_per_actor=waiting)
     with warnings.catch_warnings():  # 2.60 deprecates the last two and has nothing else in their place
@@ -90,6 +96,46 @@ def map_actors(
             max_restarts=max_restarts,
             max_task_retries=1,
         )
+
+
+@cache
+def _hear_remark() -> None:
+    """Have Ray make its remark on actors that restart here, where nobody takes it for an error of the run.
+
+    Ray Data hands every actor of a pool its work through the object store. For the first actor of a process that gets
+    something so and may restart, Ray prints, as an error, that a restart fails once the argument is gone
+    (ray-project/ray#53727). A pool's cannot go: the driver holds them for as long as the pool is there.
+    """
+    import ray
+
+    remote: Any = ray
+    with _remark_aside():
+        first = remote.remote(num_cpus=0, max_restarts=1)(_First).remote(remote.put(None))
+    remote.kill(first)
+
+
+class _First:
+    def __init__(self, argument: None) -> None:
+        """Nothing is done with it."""
+
+
+@contextmanager
+def _remark_aside() -> Iterator[None]:
+    """What Ray's C++, which knows no `sys.stderr`, prints as errors comes when this ends; the remark at level DEBUG."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            aside.seek(0)
+            for line in aside.read().splitlines(keepends=True):
+                if _REMARK in line:
+                    logger.debug("Ray's remark on pools of actors: %s", line.decode(errors="replace").rstrip())
+                else:
+                    os.write(2, line)
 
 
 class _Loaded:
@@ -130,6 +176,8 @@ def through_engine(
             shard's row when it has seen all that were made of it, until then None.
     """
     import ray.data
+
+    _hear_remark()
 
     def asked(row: Row) -> Iterator[Row]:
         refusal = row.get(_REFUSAL)

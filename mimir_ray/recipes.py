@@ -7,9 +7,12 @@ Sources in the comments: "paper" is Mimir (arXiv 2412.03085), "CogVideoX" the co
 with the weights; "ours" marks what both leave open. Imports neither torch nor ray.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Self
 
-from mimir_ray.config import Config, UserError
+from pydantic import model_validator
+
+from mimir_ray.config import Config, UserError, from_dict
 from mimir_ray.curation.config import (
     AestheticConfig,
     AgreementConfig,
@@ -24,13 +27,13 @@ from mimir_ray.dataflow import ActorPool
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig, StageActors
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.serving.config import ServingConfig, StageDeployment
+from mimir_ray.serving.config import EndpointConfig, ServingConfig, StageDeployment
 from mimir_ray.shapes.weights import base_dir, mimir_dir
 from mimir_ray.training.config import CaptionWeights, TrainingConfig
 
 
 class Recipe(Config):
-    """The whole run: every stage of the road and the model it is for."""
+    """The whole run: every stage of the road and the model it is for. Sections that disagree make none."""
 
     name: str
     model: ModelConfig
@@ -38,22 +41,68 @@ class Recipe(Config):
     precompute: PrecomputeConfig
     training: TrainingConfig
     generation: GenerationConfig
-    serving: ServingConfig
+    serving: EndpointConfig
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if found := "; ".join([*_sizes(self), *_rates(self), *_dtypes(self)]):
+            raise ValueError(found)
+        return self
+
+    def endpoint(self, checkpoint: str) -> ServingConfig:
+        """The endpoint that serves a checkpoint by this recipe.
+
+        Raises:
+            UserError: its own limits refuse what a bare prompt asks for.
+        """
+        own, usual = (section.model_dump(mode="json") for section in (self.serving, self.generation))
+        return from_dict(ServingConfig, {**own, "checkpoint": checkpoint, "generation": usual})
+
+
+def _sizes(recipe: Recipe) -> Iterator[str]:
+    """Where the video that is generated has none of the sizes that the model is trained at."""
+    fields = ("num_frames", "height", "width")
+    wanted = {field: getattr(recipe.generation, field) for field in fields}
+    if any(wanted == dict(size) for size in recipe.precompute.sizes):
+        return
+    for field in fields:
+        here, there = wanted[field], getattr(recipe.precompute, field)
+        if here != there:
+            yield (
+                f"generation.{field} is {here} and precompute.{field} is {there}, and a model makes the videos that it "
+                f"is trained on: set precompute.{field}={here} or generation.{field}={there}, or give the size in "
+                "precompute.buckets"
+            )
+
+
+def _rates(recipe: Recipe) -> Iterator[str]:
+    """Where videos would be played at another rate than that at which the clips' frames are taken."""
+    here, there = recipe.generation.fps, recipe.precompute.sample_fps
+    if there not in (None, here):
+        yield (
+            f"generation.fps is {here} and precompute.sample_fps is {there}, so that things would move at another "
+            f"speed than in the clips: set precompute.sample_fps={here} or generation.fps={there}"
+        )
+
+
+def _dtypes(recipe: Recipe) -> Iterator[str]:
+    """Where the model is exported in another number format than it generates in, or a 16-bit format becomes the other
+    one, which loses either range or digits."""
+    made, used, stored = recipe.model.dtype, recipe.generation.runtime.dtype, recipe.precompute.dtype
+    if made != used:
+        yield (
+            f"model.dtype is {made} and generation.runtime.dtype is {used}, so that validation and what is generated "
+            f"would differ: set generation.runtime.dtype={made} or model.dtype={used}"
+        )
+    if {made, stored} == {"float16", "bfloat16"}:
+        yield (
+            f"model.dtype is {made} and precompute.dtype is {stored}, which does not hold all its numbers: set "
+            f"precompute.dtype={made} or model.dtype={stored}"
+        )
 
 
 def shapes() -> Recipe:
     """The embedded world on any laptop: 9 frames of 64x64, no GPU, no network, weights inside the package."""
-    # A clip has 16 frames per second, of which the model sees every 8th.
-    generation = GenerationConfig(
-        num_frames=9,
-        height=64,
-        width=64,
-        fps=2.0,
-        num_inference_steps=12,
-        guidance_scale=1.5,
-        # Stages work side by side on few cores, where threads of several processes that wait for each other spin.
-        runtime=RuntimeConfig(cpu_threads=1),
-    )
     return Recipe(
         name="shapes",
         model=ModelConfig(
@@ -78,8 +127,17 @@ def shapes() -> Recipe:
             ema_decay=0.99,  # a hundred steps: what batches of 16 shake loose evens out
             checkpoint_every=250,
         ),
-        generation=generation,
-        serving=ServingConfig(checkpoint=mimir_dir(), generation=generation),
+        generation=GenerationConfig(
+            num_frames=9,
+            height=64,
+            width=64,
+            fps=2.0,  # a clip has 16 frames per second, of which the model sees every 8th
+            num_inference_steps=12,
+            guidance_scale=1.5,
+            # Stages work side by side on few cores, where threads of several processes that wait for each other spin.
+            runtime=RuntimeConfig(cpu_threads=1),
+        ),
+        serving=EndpointConfig(),
     )
 
 
@@ -96,8 +154,8 @@ def mimir_2b() -> Recipe:
         precompute=_precompute(),
         # Ours: one machine of 8 GPUs, 4 samples at once; docs/training.md has what other numbers of GPUs need.
         training=_training(workers=8, accumulate=2),
-        generation=_generation("float16"),  # CogVideoX: the published 2B is a float16 model
-        serving=_serving("zai-org/CogVideoX-2b", "float16"),
+        generation=_generation(),
+        serving=_serving(),
     )
 
 
@@ -114,8 +172,8 @@ def mimir_5b() -> Recipe:
         precompute=_precompute(),
         # Ours: two machines of 8 GPUs of 40 GB and more, one sample at once (28 GiB; docs/training.md).
         training=_training(workers=16, accumulate=4),
-        generation=_generation("bfloat16"),  # CogVideoX
-        serving=_serving("zai-org/CogVideoX-5b", "bfloat16"),
+        generation=_generation(),
+        serving=_serving(),
     )
 
 
@@ -195,7 +253,7 @@ def _training(*, workers: int, accumulate: int) -> TrainingConfig:
     )
 
 
-def _generation(dtype: str) -> GenerationConfig:
+def _generation() -> GenerationConfig:
     gpu = StageActors(num_cpus=1, num_gpus=1)
     return GenerationConfig(
         num_frames=49,  # CogVideoX: 49 frames of 480x720 at 8 frames per second, 50 steps, guidance 6
@@ -204,18 +262,16 @@ def _generation(dtype: str) -> GenerationConfig:
         fps=8.0,
         num_inference_steps=50,
         guidance_scale=6.0,
-        runtime=RuntimeConfig(dtype=dtype, device="cuda"),  # type: ignore[arg-type]
+        runtime=RuntimeConfig(dtype="bfloat16", device="cuda"),  # as it is trained; CogVideoX: the 2B's is float16
         encode=gpu,
         denoise=StageActors(max_actors=8, num_cpus=1, num_gpus=1),
         decode=gpu,
     )
 
 
-def _serving(checkpoint: str, dtype: str) -> ServingConfig:
+def _serving() -> EndpointConfig:
     """Each stage on GPUs of its own: small ones encode and decode, large ones denoise, which is nearly all the time."""
-    return ServingConfig(
-        checkpoint=checkpoint,  # the base answers until `mimir serve --model` names a fine-tuned export
-        generation=_generation(dtype),
+    return EndpointConfig(
         encoder=StageDeployment(num_cpus=1, num_gpus=1),
         denoiser=StageDeployment(num_cpus=1, num_gpus=1, max_replicas=8),
         decoder=StageDeployment(num_cpus=1, num_gpus=1),

@@ -1,5 +1,6 @@
 """What the Ray Data pipelines share, where their own tests do not reach it."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mimir_ray import dataflow
 from mimir_ray.dataflow import Row, run, through_engine
+from tests.cli.command import run_python
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -73,3 +76,42 @@ def test_a_shard_loses_no_row_to_an_engine_and_comes_back_once(ray_session: None
     rows = list(run(told))
     assert (tmp_path / "died").exists()
     assert sorted((row["shard"], row["seen"]) for row in rows) == [(name, list(range(ROWS))) for name in names]
+
+
+def test_what_is_printed_aside_comes_back_without_the_remark(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "mimir_ray")
+    remark = b"E 1 1] core_worker.cc:1: Actor 'x' " + dataflow._REMARK + b". If the arguments are lost ...\n"
+
+    def print_and_fail() -> None:
+        with dataflow._remark_aside():
+            os.write(2, b"the raylet is gone\n" + remark + b"and without an end")
+            raise RuntimeError("no such luck")
+
+    with pytest.raises(RuntimeError, match="no such luck"):
+        print_and_fail()
+    os.write(2, b"; what comes later\n")
+    assert capfd.readouterr().err == "the raylet is gone\nand without an end; what comes later\n"
+    assert [message for message in caplog.messages if "Actor 'x'" in message]
+
+
+PIPELINE = """
+from functools import partial
+from mimir_ray.cli.ray_cluster import connect
+from mimir_ray.dataflow import map_actors, run
+
+connect()
+import ray.data
+rows = ray.data.from_items([{"n": 1}, {"n": 2}], override_num_blocks=2)
+load = partial(partial, lambda row: {"n": row["n"] + 1})
+options = {"actors": (1, 1), "num_cpus": 0.5, "num_gpus": 0.0}
+rows = map_actors(map_actors(rows, "first", load, **options), "second", load, **options)
+print(sorted(row["n"] for row in run(rows)))
+"""
+
+
+@pytest.mark.slow
+def test_pools_of_actors_leave_no_error_on_the_terminal() -> None:
+    done = run_python("-c", PIPELINE, timeout_s=300)
+    assert (done.stdout, done.stderr) == ("[3, 4]\n", "")

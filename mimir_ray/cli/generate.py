@@ -10,7 +10,7 @@ import typer
 
 from mimir_ray.cli.console import register, results, silence_loading_bars, status
 from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, load_recipe
-from mimir_ray.cli.paths import require_checkpoint
+from mimir_ray.cli.paths import require_checkpoint, shipped_checkpoint
 from mimir_ray.config import UserError
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def generate(
         raise UserError(f"--out {out!r}: videos are written as .mp4 files; name one, or a directory")
     chosen = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance}
     given = [f"generation.{field}={value}" for field, value in chosen.items() if value is not None]
-    config = load_recipe(recipe or "shapes", [*(assignments or []), *given]).generation
-    checkpoint = _checkpoint(model, recipe, config)
+    configuration = load_recipe(recipe or "shapes", [*(assignments or []), *given])
+    config = configuration.generation
+    checkpoint = shipped_checkpoint(configuration) if model is None else _checkpoint(model, recipe, config)
     if len(prompt.split()) == 1 and _name(prompt).endswith(LISTS):
         _generate_list(prompt, checkpoint, out, config, overwrite=overwrite, retry=retry, address=address)
     else:
@@ -149,14 +150,8 @@ def _generate_list(
     results.print(f"{join(out, INDEX_FILE)} has a line for every prompt", markup=False)
 
 
-def _checkpoint(model: str | None, recipe: str | None, config: "GenerationConfig") -> str:
+def _checkpoint(model: str, recipe: str | None, config: "GenerationConfig") -> str:
     """The checkpoint to load, once it is sure that the recipe's video size is meant for it."""
-    if model is None:
-        from mimir_ray.shapes.weights import mimir_dir
-
-        if recipe not in (None, "shapes"):
-            raise UserError(f"--recipe {recipe} needs --model: the model that ships here is made for the recipe shapes")
-        return require_checkpoint(mimir_dir())
     require_checkpoint(model)
     directory = Path(model).expanduser()
     if recipe is None and not (directory.is_dir() and _made_for(directory, config)):

@@ -1,8 +1,12 @@
 """Checks of the paths and addresses a user types, before anything is loaded or started."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mimir_ray.config import UserError
+
+if TYPE_CHECKING:
+    from mimir_ray.recipes import Recipe
 
 
 def require(uri: str, option: str, remedy: str) -> str:
@@ -34,3 +38,19 @@ def require_checkpoint(path: str) -> str:
             "zai-org/CogVideoX-2b"
         )
     return path
+
+
+def shipped_checkpoint(recipe: "Recipe") -> str:
+    """The model that ships here, which answers where a user names none.
+
+    Raises:
+        UserError: the recipe is for models on another base.
+    """
+    from mimir_ray.shapes.weights import base_dir, mimir_dir
+
+    if recipe.model.base != base_dir():
+        raise UserError(
+            f"--recipe {recipe.name} needs --model: its model.base is {recipe.model.base}, and the model that ships "
+            "here is on the base of the shapes world"
+        )
+    return require_checkpoint(mimir_dir())

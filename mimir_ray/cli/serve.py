@@ -7,8 +7,7 @@ import typer
 
 from mimir_ray.cli.console import register
 from mimir_ray.cli.options import Assignments, RayAddress, RecipeName, load_recipe
-from mimir_ray.cli.paths import require_checkpoint
-from mimir_ray.config import UserError
+from mimir_ray.cli.paths import require_checkpoint, shipped_checkpoint
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,14 +41,10 @@ def serve(
     POST /v1/videos starts a video, GET /v1/videos/ID tells its progress, GET /v1/videos/ID/content is the mp4. What is
     set for generation holds here too.
     """
-    if model is None and recipe != "shapes":
-        raise UserError(f"--recipe {recipe} needs --model: the model that ships here is made for the recipe shapes")
-    chosen = {"checkpoint": model, "host": host, "port": port, "out": out}
+    chosen = {"host": host, "port": port, "out": out}
     given = [f"serving.{field}={json.dumps(value)}" for field, value in chosen.items() if value is not None]
-    written = assignments or []
-    shared = [f"serving.{assignment}" for assignment in written if assignment.startswith("generation.")]
-    config = load_recipe(recipe, [*shared, *written, *given]).serving
-    require_checkpoint(config.checkpoint)
+    configuration = load_recipe(recipe, [*(assignments or []), *given])
+    config = configuration.endpoint(shipped_checkpoint(configuration) if model is None else require_checkpoint(model))
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.serving.app import check_port, run

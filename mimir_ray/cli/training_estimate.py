@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
 
 NOTE = (
+    "All of this is computed, and nothing of it was measured on a GPU. "
     f"A GPU is taken to reach {UTILISATION:.0%} of its peak over all that it computes, communication to hide behind "
     "computation. Main memory a worker does not count the tables that are read."
 )

@@ -62,13 +62,9 @@ class RequestLimits(Config):
     max_prompt_characters: int = Field(4000, ge=1)
 
 
-class ServingConfig(Config):
-    """The endpoint. ``generation`` and ``checkpoint`` come from the run unless a Serve YAML names them."""
+class EndpointConfig(Config):
+    """How the endpoint runs, whatever it serves: what a recipe says of serving."""
 
-    checkpoint: str = Field(min_length=1)
-    """A MimirPipeline or CogVideoX checkpoint: a directory or a hub id."""
-    generation: GenerationConfig
-    """What a request that names only its prompt means, and how the model computes."""
     out: str = "runs/serve"
     """Where finished videos are kept; with replicas on several nodes, storage that all of them see."""
     max_unfinished: int = Field(32, ge=1)
@@ -81,3 +77,28 @@ class ServingConfig(Config):
     host: str = "127.0.0.1"
     """Address that HTTP listens on; 0.0.0.0 opens the endpoint, which has no authentication, to the network."""
     port: int = Field(8000, ge=1, le=65535)
+
+
+class ServingConfig(EndpointConfig):
+    """The endpoint with what it serves: the whole of what a Serve YAML says."""
+
+    checkpoint: str = Field(min_length=1)
+    """A MimirPipeline or CogVideoX checkpoint: a directory or a hub id."""
+    generation: GenerationConfig
+    """What a request that names only its prompt means, and how the model computes."""
+
+    @model_validator(mode="after")
+    def _a_bare_prompt_is_allowed(self) -> Self:
+        usual, limits = self.generation, self.limits
+        asked = {
+            "max_frames": ("num_frames", usual.num_frames),
+            "max_pixels": ("height x width", usual.height * usual.width),
+            "max_inference_steps": ("num_inference_steps", usual.num_inference_steps),
+        }
+        for limit, (name, value) in asked.items():
+            if value > getattr(limits, limit):
+                raise ValueError(
+                    f"generation asks for {name} of {value} where a request names only its prompt, and limits.{limit} "
+                    f"is {getattr(limits, limit)}, so that it would be refused; raise limits.{limit} to {value}"
+                )
+        return self

@@ -1,4 +1,8 @@
-"""Whether a run fits the machines it is started on, and if not, what would make it fit; before any GPU is taken."""
+"""Whether a run fits the machines it is started on, and if not, what would make it fit; before any GPU is taken.
+
+The counts behind it were held against what torch and DeepSpeed allocate on CPUs, where they may refuse a run. What a
+GPU allocates beside them nobody has measured: there they warn.
+"""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,26 +77,29 @@ def check_fits(
     *,
     gpu: bool,
 ) -> Memory:
-    """What each worker needs; a warning is logged where that is more than nine tenths of what there is.
+    """What each worker needs, by estimate; a warning is logged where that is more than nine tenths of what there is.
 
-    Only what cannot fit anywhere is refused: a GPU limits by its largest kind in the cluster, and main memory by the
-    workers that the machines can hold together.
+    A GPU limits by its largest kind in the cluster, and main memory by the workers that the machines can hold together.
 
     Args:
         latent_shape: T C h w of the largest batch.
         gpu: whether workers get a GPU each.
 
     Raises:
-        UserError: it does not fit; with the estimate by part, the limit, and the settings that would make it fit.
+        UserError: workers on CPUs do not fit; with the estimate by part, the limit, and the settings that would make
+            them fit.
     """
     sizes = read_sizes(model)
     need = estimate_memory(sizes, config, latent_shape, gpu=gpu, workers=_workers(config, nodes, gpu=gpu))
     for share in (1.0, NARROW):
         if (problem := _problem(need, config, nodes, gpu=gpu, share=share)) is not None:
             remedy = _remedy(sizes, config, latent_shape, nodes, gpu=gpu, share=share)
-            if share == 1.0:
+            if share == 1.0 and not gpu:
                 raise UserError(f"{problem}; {remedy}")
-            logger.warning("%s, which is narrow; should it run out, %s", problem, remedy)
+            basis = "by an estimate that no GPU has been held against" if gpu else "by estimate"
+            verdict = "too little" if share == 1.0 else "narrow"
+            logger.warning("%s, which is %s %s; should it run out, %s", problem, verdict, basis, remedy)
+            break
     return need
 
 

@@ -32,7 +32,7 @@ def check_workers(config: TrainingConfig) -> bool:
 
 
 def check_memory(data: TrainingData, model: ModelConfig, config: TrainingConfig, *, gpu: bool) -> None:
-    """Raises UserError where the machines' memory does not hold what the largest samples take."""
+    """Whether the machines' memory holds what the largest samples take: raises UserError or warns (``check_fits``)."""
     check_fits(model, config, max(data.buckets, key=math.prod), cluster_nodes(), gpu=gpu)
 
 

@@ -73,7 +73,7 @@ def test_what_was_not_curated_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_size_that_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
-    recipe = load_recipe("shapes", ["precompute.height=60"])
+    recipe = load_recipe("shapes", ["precompute.height=60", "generation.height=60"])
     with pytest.raises(UserError, match=r"height=60 must be a positive multiple"):
         encode_in_memory(str(tmp_path), recipe.model, recipe.precompute)
 

@@ -23,6 +23,7 @@ def test_the_estimate_says_what_each_gpu_needs(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "mimir_5b: 8,000 steps of 64, GiB a GPU" in result.stdout
     assert result.stdout.count("too small") == 3, "one H100 holds no 5B with its optimiser"
+    assert "nothing of it was measured on a GPU" in " ".join(result.stdout.split())
     larger = mimir("train", "--estimate", "--gpu", "H200", "--workers", "1", *asked)
     assert larger.stdout.count("fits") == 3
     assert "too small" not in larger.stdout
