@@ -7,6 +7,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -51,18 +52,24 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]:
-    """Full dotted names of what a module imports; of ``from a import b`` both ``a`` and ``a.b``."""
+def statements(source: str, module: str, is_package: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """Of each import what it names: the module, and the names that it takes from it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parts = module.split(".")[: None if is_package and node.level == 1 else -(node.level - is_package)]
                 base = ".".join([*parts, *filter(None, [base])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            yield base, [alias.name for alias in node.names]
+
+
+def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]:
+    """Full dotted names of what a module imports; of ``from a import b`` both ``a`` and ``a.b``."""
+    for base, names in statements(source, module, is_package):
+        yield base
+        yield from (f"{base}.{name}" for name in names)
 
 
 def offences(source: str, module: str, is_package: bool = False) -> list[str]:
@@ -92,6 +99,20 @@ def offences(source: str, module: str, is_package: bool = False) -> list[str]:
                 f"{module} imports {name}: {room} may import {sorted(ALLOWED.get(room, set())) or 'nothing of ours'}"
             )
     return found
+
+
+def test_no_import_circles() -> None:
+    """Inside a room either, and however late an import is made."""
+    paths = {module_of(path): path for path in python_files("mimir_ray", "jobs", "serve")}
+    needed: dict[str, set[str]] = {module: set() for module in paths}
+    for module, path in paths.items():
+        for base, names in statements(path.read_text("utf-8"), module, path.name == "__init__.py"):
+            modules = {f"{base}.{name}" if f"{base}.{name}" in paths else base for name in names} or {base}
+            needed[module] |= modules & set(paths)
+    try:
+        TopologicalSorter(needed).prepare()
+    except CycleError as circle:
+        pytest.fail(" imports ".join(reversed(circle.args[1])))
 
 
 def rooms() -> set[str]:

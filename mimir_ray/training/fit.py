@@ -9,6 +9,7 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import filesystem
 from mimir_ray.training.capacity import check_fits, cluster_nodes
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.job import Job
 from mimir_ray.training.run import CHECKPOINTS
 from mimir_ray.training.tables import TrainingData
 from mimir_ray.training.validation import require_room
@@ -61,8 +62,6 @@ def fit(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from mimir_ray.training.job import Job, run_worker
-
     work: Any = run_worker
     system, path = filesystem(out)
     scaling: Any = ray.train.ScalingConfig
@@ -98,6 +97,14 @@ def fit(
     if "problem" in outcome:
         raise UserError(outcome["problem"])
     return int(outcome["resumed_from"])
+
+
+def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train ``settings["job"]``; returns {"resumed_from": step} or {"problem": what the user must mend}."""
+    from mimir_ray.training.worker import work
+
+    job: Job = settings["job"]
+    return work(job)
 
 
 def _validation_config(validator: Any) -> Any:

@@ -22,11 +22,3 @@ class Job:
     config: TrainingConfig
     feed: Any
     """A ``ray.util.queue.Queue`` into which rank 0 puts every row of metrics."""
-
-
-def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train ``settings["job"]``; returns {"resumed_from": step} or {"problem": what the user must mend}."""
-    from mimir_ray.training.worker import work
-
-    job: Job = settings["job"]
-    return work(job)

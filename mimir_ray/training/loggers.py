@@ -14,22 +14,20 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import pyarrow.fs as pafs
 
 from mimir_ray.config import UserError
 from mimir_ray.storage import absolute, filesystem, join, local_copy, upload
 from mimir_ray.training.config import LoggingConfig
-from mimir_ray.training.metrics import Row
+from mimir_ray.training.metrics import Group, Row, scalars
 from mimir_ray.training.validation import Validation
 
 logger = logging.getLogger(__name__)
-
-Group = Literal["train", "validation"]
 
 UPLOAD_EVERY_S = 30.0
 """Event files grow on this machine; an object store gets them whole, this often and at the end."""
@@ -149,22 +147,6 @@ class Loggers:
 
 def _log_video(each: MetricsLogger, *, tag: str, path: str, step: int) -> None:
     each.log_video(tag, path, step)
-
-
-def scalars(row: Row) -> dict[str, float]:
-    """The numbers of a row but its step: a list's and a mapping's by ``name/key``, None and text left out."""
-    return {name: value for key, entry in row.items() if key != "step" for name, value in _numbers(key, entry)}
-
-
-def _numbers(name: str, entry: Any) -> Iterator[tuple[str, float]]:
-    if isinstance(entry, Mapping):
-        for key, value in entry.items():
-            yield from _numbers(f"{name}/{key}", value)
-    elif isinstance(entry, list | tuple):
-        for index, value in enumerate(entry):
-            yield from _numbers(f"{name}/{index}", value)
-    elif isinstance(entry, int | float):
-        yield name, float(entry)
 
 
 class TensorBoardLogger:

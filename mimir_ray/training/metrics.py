@@ -1,15 +1,18 @@
 """metrics.jsonl: one line of JSON per interval of steps, on any file system."""
 
 import json
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.fs as pafs
 
 from mimir_ray.config import UserError
 from mimir_ray.jsonl import json_lines
 from mimir_ray.storage import absolute, exists, filesystem, read_bytes, write_bytes
+
+Group = Literal["train", "validation"]
 
 Row = dict[str, Any]
 """``step``, ``loss``, ``gradient_norm``, ``learning_rate``, ``samples_per_s``, ``remaining_s`` and telemetry:
@@ -48,6 +51,11 @@ def row_text(row: Row) -> str:
     return "  ".join([*parts, f"data wait {row['data_wait']:.0%}"])
 
 
+def scalars(row: Row) -> dict[str, float]:
+    """The numbers of a row but its step: a list's and a mapping's by ``name/key``, None and text left out."""
+    return {name: value for key, entry in row.items() if key != "step" for name, value in _numbers(key, entry)}
+
+
 class MetricsFile:
     """Appends rows. Object stores cannot append, so there the file is written whole at every ``flush``."""
 
@@ -70,6 +78,17 @@ class MetricsFile:
         """Make every row visible."""
         if not self._appends:
             write_bytes(self._uri, "".join(self._lines).encode())
+
+
+def _numbers(name: str, entry: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(entry, Mapping):
+        for key, value in entry.items():
+            yield from _numbers(f"{name}/{key}", value)
+    elif isinstance(entry, list | tuple):
+        for index, value in enumerate(entry):
+            yield from _numbers(f"{name}/{index}", value)
+    elif isinstance(entry, int | float):
+        yield name, float(entry)
 
 
 def _line(row: Row) -> str:

@@ -12,8 +12,7 @@ import pyarrow.fs as pafs
 from mimir_ray.config import UserError
 from mimir_ray.storage import exists, filesystem, join, parent, read_json, write_json
 from mimir_ray.training.config import LoggingConfig
-from mimir_ray.training.loggers import Group, scalars
-from mimir_ray.training.metrics import Row
+from mimir_ray.training.metrics import Group, Row, scalars
 
 
 class MlflowLogger:

@@ -13,7 +13,8 @@ from PIL import Image
 from mimir_ray.config import UserError
 from mimir_ray.storage import list_files, read_bytes, read_json
 from mimir_ray.training.config import LoggingConfig
-from mimir_ray.training.loggers import Loggers, open_loggers, scalars
+from mimir_ray.training.loggers import Loggers, open_loggers
+from mimir_ray.training.metrics import scalars
 from mimir_ray.training.validation import Sample, Validation
 from mimir_ray.video import write_mp4
 
