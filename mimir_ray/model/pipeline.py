@@ -29,6 +29,7 @@ from transformers import (
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.model import latents as latent_video
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
+from mimir_ray.model.offload import execution_device
 from mimir_ray.model.sampling import Sampler
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
 from mimir_ray.model.token_fuser import TokenFuser, room_for_text
@@ -83,6 +84,9 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             raise UserError(
                 "this token fuser reads an LLM's tokens: pass llm and llm_tokenizer, or a fuser with decoder=False"
             )
+        if next(token_fuser.parameters(), None) is None:  # that of the baseline: there is nothing to offload
+            self.model_cpu_offload_seq = self.model_cpu_offload_seq.replace("token_fuser->", "")
+            self._exclude_from_cpu_offload = ["token_fuser"]
         self.language = from_dict(LanguageConfig, language or {}, "language")
         self.register_to_config(language=self.language.model_dump(mode="json"))
 
@@ -212,10 +216,10 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
     @torch.no_grad()
     def condition(self, tokens: TextTokens) -> tuple[Tensor, Tensor]:
         """The fused condition and the null condition, both B N' D in the transformer's dtype."""
-        tokens = tokens.to(self._execution_device)
-        fused = self.token_fuser.fuse(tokens)
-        null = self.token_fuser.null_condition(len(tokens))
-        return fused.to(self.transformer.dtype), null.to(fused.device, self.transformer.dtype)
+        tokens = tokens.to(execution_device(self.token_fuser))
+        fused = self.token_fuser(tokens)
+        null = self.token_fuser(tokens, keep=torch.zeros(len(tokens)))
+        return fused.to(self.transformer.dtype), null.to(self.transformer.dtype)
 
     def decode_latents(self, latents: Tensor) -> np.ndarray:
         """uint8 frames, B F H W 3, of B T C h w latents."""
