@@ -1,6 +1,6 @@
 """``MimirPipeline``: CogVideoX's components, an LLM and a token fuser as one diffusers pipeline."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +28,7 @@ from transformers import (
 
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.model import latents as latent_video
+from mimir_ray.model.adapters import load_adapters, load_own_adapters
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.model.offload import execution_device
 from mimir_ray.model.sampling import Sampler
@@ -161,6 +162,43 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         return str(
             snapshot_download(pretrained_model_name, **{name: kwargs[name] for name in passed if name in kwargs})
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load a saved Mimir, directory or hub id, with the adapters that are kept beside its components."""
+        folder = str(pretrained_model_name_or_path)
+        if not Path(folder).is_dir():
+            folder = cls.download(folder, **kwargs)
+        pipeline: Self = super().from_pretrained(folder, **kwargs)
+        if "transformer" not in kwargs:
+            load_own_adapters(pipeline.transformer, folder)
+        return pipeline
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
+        adapter_name: str | None = None,
+        hotswap: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Put a LoRA on the transformer, in the form of diffusers, peft, kohya or ComfyUI; see ``load_adapters``.
+
+        Nothing of the file is left out: diffusers' own passes over what it does not know. Those that are on stay on.
+
+        Raises:
+            UserError: what is no plain LoRA of this transformer, or is on already.
+        """
+        source = pretrained_model_name_or_path_or_dict
+        load_adapters(self.transformer, source, adapter_name, pipeline=self, hotswap=hotswap, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save as diffusers does. Raises UserError where adapters are on, whose weights no loader would find again."""
+        if getattr(self.transformer, "peft_config", None):
+            raise UserError(
+                "adapters are on the transformer: call fuse_lora() and then unload_lora_weights() to save their "
+                "effect, or unload_lora_weights() alone to save without them"
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def t5_branch(self) -> T5Branch:

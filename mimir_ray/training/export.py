@@ -73,6 +73,8 @@ def trained_pipeline(
 
     Raises UserError for weights of another model.
     """
+    from mimir_ray.model.adapters import merge_adapters
+
     pipeline = _starting_pipeline(model)
     adapted = config.train == "lora"
     if adapted:
@@ -88,8 +90,7 @@ def trained_pipeline(
             raise UserError(f"the checkpoint has {value.numel()} elements of {name}, which is no part of {model.base}")
         parameters[name].data.copy_(value.view_as(parameters[name]))
     if adapted and merge:
-        pipeline.transformer.fuse_lora()
-        pipeline.transformer.unload_lora()
+        merge_adapters(pipeline.transformer)
     if adapted:
         pipeline.transformer.to(getattr(torch, model.dtype))
     return pipeline
@@ -99,7 +100,7 @@ def export(pipeline: Any, out: str, account: dict[str, Any]) -> str:
     """Write ``out``, whole or not at all (on an object store ``model_index.json``, without which nothing loads it,
     comes last), in place of what was there.
 
-    Adapters that were not merged lie beside the components, as ``pipeline.load_lora_weights(out)`` reads them.
+    Adapters that were not merged lie beside the components, and go on with them wherever the model is loaded.
 
     Args:
         account: written beside the components as ``training.json``.
@@ -174,8 +175,11 @@ def _save(pipeline: Any, directory: Path) -> None:
 def _starting_pipeline(model: ModelConfig) -> Any:
     from diffusers import DiffusionPipeline
 
+    from mimir_ray.model.adapters import merge_adapters
     from mimir_ray.model.pipeline import MimirPipeline
 
-    if DiffusionPipeline.load_config(model.base, revision=model.revision)["_class_name"] == "MimirPipeline":
-        return MimirPipeline.from_pretrained(model.base, revision=model.revision, dtype=getattr(torch, model.dtype))
+    if "token_fuser" in DiffusionPipeline.load_config(model.base, revision=model.revision):
+        pipeline = MimirPipeline.from_pretrained(model.base, revision=model.revision, dtype=getattr(torch, model.dtype))
+        merge_adapters(pipeline.transformer)
+        return pipeline
     return MimirPipeline.from_model_config(model)

@@ -90,6 +90,8 @@ def test_adapters_that_are_kept_apart_make_the_videos_that_the_engine_would(worl
     expected = frames(in_engine(world, config(**PARTS["lora"]), "lora"))
     target = export_run(adapted, average=False, merge=False)
     pipeline = MimirPipeline.from_pretrained(target)
+    assert np.array_equal(frames(pipeline), expected)
+    pipeline.unload_lora_weights()
     assert not np.array_equal(frames(pipeline), expected)
     pipeline.load_lora_weights(target)
     assert np.array_equal(frames(pipeline), expected)
