@@ -30,6 +30,7 @@ from mimir_ray.config import UserError, from_dict
 from mimir_ray.model import latents as latent_video
 from mimir_ray.model.adapters import load_adapters, load_own_adapters
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
+from mimir_ray.model.layout import own_names, publish
 from mimir_ray.model.offload import execution_device
 from mimir_ray.model.sampling import Sampler
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
@@ -173,6 +174,17 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         if "transformer" not in kwargs:
             load_own_adapters(pipeline.transformer, folder)
         return pipeline
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """The index of a checkpoint; a Mimir's without the files by which plain diffusers finds its classes."""
+        loaded = super().load_config(*args, **kwargs)
+        return own_names(loaded) if isinstance(loaded, dict) else loaded
+
+    def save_config(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the index, and the files by which plain diffusers finds the classes in it."""
+        super().save_config(save_directory, **kwargs)
+        publish(Path(save_directory))
 
     def load_lora_weights(
         self,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from peft import LoraConfig
 
 from mimir_ray.generation.checkpoint import load_denoise_stage, load_encode_stage, load_generator
@@ -86,3 +87,11 @@ def test_what_is_trained_from_them_is_exported_and_validated_with_them(
     assert transformer.keys() == weights.keys()
     for name, value in weights.items():
         torch.testing.assert_close(transformer[name], value)
+
+
+def test_plain_diffusers_refuses_what_it_would_load_without_them(
+    unmerged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
+    with pytest.raises(ImportError, match=r"load it with mimir_ray\.model\.pipeline\.MimirPipeline\.from_pretrained"):
+        DiffusionPipeline.from_pretrained(unmerged, trust_remote_code=True)
