@@ -57,11 +57,16 @@ def load_denoise_stage(checkpoint: str, runtime: RuntimeConfig) -> DenoiseStage:
     import diffusers
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel, DiffusionPipeline
 
+    from mimir_ray.model.adapters import load_own_adapters
+
     device = prepare(runtime)
-    scheduler_class = getattr(diffusers, DiffusionPipeline.load_config(checkpoint)["scheduler"][1])
+    index = DiffusionPipeline.load_config(checkpoint)
+    scheduler_class = getattr(diffusers, index["scheduler"][1])
     transformer = CogVideoXTransformer3DModel.from_pretrained(
         checkpoint, subfolder="transformer", dtype=_dtype(runtime)
     )
+    if "token_fuser" in index:
+        load_own_adapters(transformer, checkpoint)
     return DenoiseStage(
         transformer.eval().to(device),
         scheduler_class.from_pretrained(checkpoint, subfolder="scheduler"),
@@ -86,7 +91,7 @@ def _mimir(checkpoint: str, runtime: RuntimeConfig, given: dict[str, Any]) -> "M
     from mimir_ray.model.token_fuser import TokenFuser
 
     dtype = _dtype(runtime)
-    if MimirPipeline.load_config(checkpoint)["_class_name"] == MimirPipeline.__name__:
+    if "token_fuser" in MimirPipeline.load_config(checkpoint):
         pipeline: MimirPipeline = MimirPipeline.from_pretrained(checkpoint, dtype=dtype, **given)
         return pipeline
     if not given:

@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from mimir_ray.model import latents as latent_video
+from mimir_ray.model.offload import execution_device
 from mimir_ray.model.sampling import DenoiseState, Sampler
 from mimir_ray.records import GenerationRequest
 
@@ -79,12 +80,12 @@ class DenoiseStage:
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale,
             dtype=condition.text.dtype,
-            device=self._sampler.transformer.device,
+            device=execution_device(self._sampler.transformer),
         )
 
     def step(self, state: DenoiseState, condition: Condition) -> DenoiseState:
         """One denoise step; on a GPU it returns when the work is done, so that progress and cancellation are true."""
-        device = self._sampler.transformer.device
+        device = execution_device(self._sampler.transformer)
         state = self._sampler.step(state, condition.text.to(device), condition.null.to(device))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -99,7 +100,7 @@ class DecodeStage:
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """F H W 3 of 1 T C h w, contiguous."""
-        frames = latent_video.decode_frames(self._vae, latents.to(self._vae.device))[0]
+        frames = latent_video.decode_frames(self._vae, latents)[0]
         return np.ascontiguousarray(frames, dtype=np.uint8)
 
 

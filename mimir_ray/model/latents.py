@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mimir_ray.config import UserError
+from mimir_ray.model.offload import execution_device
 
 
 def check_size(vae_config: Any, transformer_config: Any, num_frames: int, height: int, width: int) -> None:
@@ -58,7 +59,7 @@ def spatial_factor(vae_config: Any) -> int:
 @torch.no_grad()
 def encode_moments(vae: Any, frames: np.ndarray | Tensor) -> Tensor:
     """Posterior moments of uint8 frames, B T 2C h w in the VAE's dtype, which ``draw_latents`` samples."""
-    pixels = torch.as_tensor(frames).to(vae.device)
+    pixels = torch.as_tensor(frames).to(execution_device(vae))
     video = (pixels.float() / 127.5 - 1).to(vae.dtype).permute(0, 4, 1, 2, 3)
     moments: Tensor = vae.encode(video).latent_dist.parameters
     return moments.permute(0, 2, 1, 3, 4).contiguous()
@@ -80,7 +81,7 @@ def decode_frames(vae: Any, latents: Tensor) -> np.ndarray:
     temporal patch of 2 needed, and is dropped.
     """
     latents = latents[:, 1 - latents.shape[1] % 2 :].permute(0, 2, 1, 3, 4)
-    video = vae.decode(1 / vae.config.scaling_factor * latents.to(vae.dtype)).sample
+    video = vae.decode(1 / vae.config.scaling_factor * latents.to(execution_device(vae), vae.dtype)).sample
     pixels = ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     frames: np.ndarray = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
     return frames

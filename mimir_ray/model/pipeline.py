@@ -1,6 +1,6 @@
 """``MimirPipeline``: CogVideoX's components, an LLM and a token fuser as one diffusers pipeline."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,10 @@ from transformers import (
 
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.model import latents as latent_video
+from mimir_ray.model.adapters import load_adapters, load_own_adapters
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
+from mimir_ray.model.layout import own_names, publish
+from mimir_ray.model.offload import execution_device
 from mimir_ray.model.sampling import Sampler
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
 from mimir_ray.model.token_fuser import TokenFuser, room_for_text
@@ -83,6 +86,9 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             raise UserError(
                 "this token fuser reads an LLM's tokens: pass llm and llm_tokenizer, or a fuser with decoder=False"
             )
+        if next(token_fuser.parameters(), None) is None:  # that of the baseline: there is nothing to offload
+            self.model_cpu_offload_seq = self.model_cpu_offload_seq.replace("token_fuser->", "")
+            self._exclude_from_cpu_offload = ["token_fuser"]
         self.language = from_dict(LanguageConfig, language or {}, "language")
         self.register_to_config(language=self.language.model_dump(mode="json"))
 
@@ -158,6 +164,54 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             snapshot_download(pretrained_model_name, **{name: kwargs[name] for name in passed if name in kwargs})
         )
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load a saved Mimir, directory or hub id, with the adapters that are kept beside its components."""
+        folder = str(pretrained_model_name_or_path)
+        if not Path(folder).is_dir():
+            folder = cls.download(folder, **kwargs)
+        pipeline: Self = super().from_pretrained(folder, **kwargs)
+        if "transformer" not in kwargs:
+            load_own_adapters(pipeline.transformer, folder)
+        return pipeline
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """The index of a checkpoint; a Mimir's without the files by which plain diffusers finds its classes."""
+        loaded = super().load_config(*args, **kwargs)
+        return own_names(loaded) if isinstance(loaded, dict) else loaded
+
+    def save_config(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the index, and the files by which plain diffusers finds the classes in it."""
+        super().save_config(save_directory, **kwargs)
+        publish(Path(save_directory))
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
+        adapter_name: str | None = None,
+        hotswap: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Put a LoRA on the transformer, in the form of diffusers, peft, kohya or ComfyUI; see ``load_adapters``.
+
+        Nothing of the file is left out: diffusers' own passes over what it does not know. Those that are on stay on.
+
+        Raises:
+            UserError: what is no plain LoRA of this transformer, or is on already.
+        """
+        source = pretrained_model_name_or_path_or_dict
+        load_adapters(self.transformer, source, adapter_name, pipeline=self, hotswap=hotswap, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save as diffusers does. Raises UserError where adapters are on, whose weights no loader would find again."""
+        if getattr(self.transformer, "peft_config", None):
+            raise UserError(
+                "adapters are on the transformer: call fuse_lora() and then unload_lora_weights() to save their "
+                "effect, or unload_lora_weights() alone to save without them"
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @property
     def t5_branch(self) -> T5Branch:
         return T5Branch(self.tokenizer, self.text_encoder, int(self.token_fuser.config.text_length))
@@ -212,10 +266,10 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
     @torch.no_grad()
     def condition(self, tokens: TextTokens) -> tuple[Tensor, Tensor]:
         """The fused condition and the null condition, both B N' D in the transformer's dtype."""
-        tokens = tokens.to(self._execution_device)
-        fused = self.token_fuser.fuse(tokens)
-        null = self.token_fuser.null_condition(len(tokens))
-        return fused.to(self.transformer.dtype), null.to(fused.device, self.transformer.dtype)
+        tokens = tokens.to(execution_device(self.token_fuser))
+        fused = self.token_fuser(tokens)
+        null = self.token_fuser(tokens, keep=torch.zeros(len(tokens)))
+        return fused.to(self.transformer.dtype), null.to(self.transformer.dtype)
 
     def decode_latents(self, latents: Tensor) -> np.ndarray:
         """uint8 frames, B F H W 3, of B T C h w latents."""

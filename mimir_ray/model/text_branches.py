@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mimir_ray.model.config import SEMANTIC_TOKENS, LanguageConfig
+from mimir_ray.model.offload import execution_device
 from mimir_ray.model.questions import (
     Question,
     check_context,
@@ -44,7 +45,7 @@ class T5Branch:
             add_special_tokens=True,
             return_tensors="pt",
         )
-        states: Tensor = self.encoder(batch.input_ids.to(self.encoder.device))[0]
+        states: Tensor = self.encoder(batch.input_ids.to(execution_device(self.encoder)))[0]
         return states.to(self.encoder.dtype)
 
     def token_count(self, prompt: str) -> int:
@@ -149,7 +150,7 @@ class LLMBranch:
         queries = [self.query_ids(text) for text, _ in questions]
         longest = max(len(query) for query in queries)
         check_context(longest, max_new_tokens, getattr(self.model.config, "max_position_embeddings", None))
-        device = self.model.device
+        device = execution_device(self.model)
         ids, mask = _pad(queries, device, left=True)
         draws = torch.stack([uniforms(seed, text, max_new_tokens) for text, seed in questions])
         draws = draws.to(device)
@@ -184,9 +185,16 @@ class LLMBranch:
     def _states(self, texts: Sequence[str], answers: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[Tensor]]:
         queries = [self.query_ids(text) for text in texts]
         rows = [[*query, *answer] for query, answer in zip(queries, answers, strict=True)]
-        ids, mask = _pad(rows, self.model.device, left=False)
-        # The body without its head: last_hidden_state is hidden_states[-1], and no vocabulary-wide logits are made.
-        hidden: Tensor = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        ids, mask = _pad(rows, execution_device(self.model), left=False)
+        # Taken from the body, whose last_hidden_state is hidden_states[-1], so that neither every layer's states nor
+        # vocabulary-wide logits are kept; through the whole model, whose forward is what offloading knows.
+        bodies: list[Tensor] = []
+        handle = self.model.base_model.register_forward_hook(lambda *call: bodies.append(call[-1].last_hidden_state))
+        try:
+            self.model(input_ids=ids, attention_mask=mask, use_cache=False, **self._last_logits)
+        finally:
+            handle.remove()
+        hidden = bodies[0]
         query_states = [hidden[i, : len(query)] for i, query in enumerate(queries)]
         answer_states = [hidden[i, len(query) : len(rows[i])] for i, query in enumerate(queries)]
         return query_states, answer_states

@@ -59,8 +59,8 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     norm-preserving projection (the identity where the widths agree), so that no learnt adapter takes its place.
 
     The null condition (no text) puts ``null_token``, zeros stored in the checkpoint, in place of every token of e, and
-    zeros in place of e_i; the learnable tokens belong to the model, not to the text, and stay. ``keep`` in ``fuse``
-    gives exactly that condition row by row.
+    zeros in place of e_i; the learnable tokens belong to the model, not to the text, and stay. ``keep=0`` gives exactly
+    that condition row by row.
 
     Args:
         text_dim: width D of the T5 tokens, the DiT's ``text_embed_dim``.
@@ -121,7 +121,7 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         concat = self.config.stabilizer and self.config.stabilizer_join == "concat"
         return int(self.config.text_length) + (SEMANTIC_TOKENS if concat else 0)
 
-    def fuse(self, tokens: TextTokens, keep: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: TextTokens, keep: Tensor | None = None) -> Tensor:
         """Text condition of a batch, B x sequence_length x D, in the fuser's dtype.
 
         Args:
@@ -152,21 +152,6 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
             return torch.cat([e, e_s], dim=1)
         return e + F.pad(self.z_stabilizer(e_s), (0, 0, e.shape[1] - SEMANTIC_TOKENS, 0))
 
-    def forward(self, tokens: TextTokens, keep: Tensor | None = None) -> Tensor:
-        """Same as ``fuse``."""
-        return self.fuse(tokens, keep)
-
-    def null_condition(self, batch: int) -> Tensor:
-        """The condition of no text, B x sequence_length x D: what ``fuse`` returns where ``keep`` is 0."""
-        null: Tensor = self.null_token.to(next(self.parameters(), self.null_token).dtype)
-        null = null.expand(batch, self.config.text_length, -1)
-        if not self.config.stabilizer:
-            return null
-        e_s = self.learnable_tokens.expand(batch, -1, -1)
-        if self.z_stabilizer is None:
-            return torch.cat([null, e_s], dim=1)
-        return null + F.pad(self.z_stabilizer(e_s), (0, 0, null.shape[1] - SEMANTIC_TOKENS, 0))
-
     def _add_llm(self, e_theta: Tensor, tokens: TextTokens, dtype: torch.dtype) -> Tensor:
         """e_theta + alpha * e_beta, with every padded LLM position exactly zero before and after Z_beta."""
         length = int(self.config.text_length)
@@ -194,7 +179,7 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """What the fuser has learnt, as plain numbers (reading them waits for the device).
 
         Norms of the zero-convs' weights, mean absolute scale, alpha, RMS of e_theta and alpha * e_beta in the last
-        ``fuse`` and the latter over the former (0 when fresh), and, with ``gradients``, the gradient norm of each
+        ``forward`` and the latter over the former (0 when fresh), and, with ``gradients``, the gradient norm of each
         branch (theta, beta, stabilizer).
 
         Args:

@@ -15,11 +15,13 @@ from torch import Tensor
 from mimir_ray.config import UserError, fingerprint
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import absolute, exists, file_id, filesystem, join, write_bytes, write_json
+from mimir_ray.training.card import model_card
 from mimir_ray.training.checkpoints import open_checkpoint
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.module import select_trained
 from mimir_ray.training.run import read_run
 from mimir_ray.training.state import Kind, read_progress, read_weights
+from mimir_ray.training.validation import read_validation
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def export_run(
     run_dir = absolute(run_dir)
     run = read_run(run_dir)
     require_replaceable(out or join(run_dir, "export"))
-    kind: Kind = "average" if (bool(run.training.ema_decay) if average is None else average) else "weight"
+    kind: Kind = _validated(run.training) if average is None else "average" if average else "weight"
     if not merge and run.training.train != "lora":
         raise UserError(
             f"{run_dir} was trained with training.train={run.training.train}, without adapters; only those of lora can "
@@ -59,7 +61,8 @@ def export_run(
         "weights": kind,
         "started_from": starting_files(run.model),
     }
-    return export(pipeline, out or join(run_dir, "export"), account)
+    scored = read_validation(run_dir, progress.step) if kind == _validated(run.training) else None
+    return export(pipeline, out or join(run_dir, "export"), account, model_card(run, account, scored, merged=merge))
 
 
 def trained_pipeline(
@@ -73,6 +76,8 @@ def trained_pipeline(
 
     Raises UserError for weights of another model.
     """
+    from mimir_ray.model.adapters import merge_adapters
+
     pipeline = _starting_pipeline(model)
     adapted = config.train == "lora"
     if adapted:
@@ -88,21 +93,21 @@ def trained_pipeline(
             raise UserError(f"the checkpoint has {value.numel()} elements of {name}, which is no part of {model.base}")
         parameters[name].data.copy_(value.view_as(parameters[name]))
     if adapted and merge:
-        pipeline.transformer.fuse_lora()
-        pipeline.transformer.unload_lora()
+        merge_adapters(pipeline.transformer)
     if adapted:
         pipeline.transformer.to(getattr(torch, model.dtype))
     return pipeline
 
 
-def export(pipeline: Any, out: str, account: dict[str, Any]) -> str:
+def export(pipeline: Any, out: str, account: dict[str, Any], card: str | None = None) -> str:
     """Write ``out``, whole or not at all (on an object store ``model_index.json``, without which nothing loads it,
     comes last), in place of what was there.
 
-    Adapters that were not merged lie beside the components, as ``pipeline.load_lora_weights(out)`` reads them.
+    Adapters that were not merged lie beside the components, and go on with them wherever the model is loaded.
 
     Args:
         account: written beside the components as ``training.json``.
+        card: written there as ``README.md``, the page of a model on the hub.
     """
     target = absolute(out)
     require_replaceable(target)
@@ -113,7 +118,7 @@ def export(pipeline: Any, out: str, account: dict[str, Any]) -> str:
             shutil.rmtree(leftover)
         hidden, former = (Path(path).parent / f".{Path(path).name}.{secrets.token_hex(6)}.tmp" for _ in range(2))
         try:
-            _save(pipeline, hidden)
+            _save(pipeline, hidden, card)
             (hidden / ACCOUNT).write_text(json.dumps(account, indent=2) + "\n")
             if Path(path).exists():
                 Path(path).rename(former)
@@ -125,7 +130,7 @@ def export(pipeline: Any, out: str, account: dict[str, Any]) -> str:
         if exists(target):
             system.delete_dir(path)  # neither its files nor a mixture of both may be taken for the new one
         with tempfile.TemporaryDirectory() as staging:
-            _save(pipeline, Path(staging))
+            _save(pipeline, Path(staging), card)
             index = Path(staging) / "model_index.json"
             last = index.read_bytes()
             index.unlink()
@@ -146,6 +151,11 @@ def require_replaceable(out: str) -> None:
         raise UserError(f"{out} holds something else than an export, which would be lost; choose another --out")
 
 
+def _validated(config: TrainingConfig) -> Kind:
+    """Which of a checkpoint's weights make the videos of a validation, and an export unless told otherwise."""
+    return "average" if config.ema_decay else "weight"
+
+
 def starting_files(model: ModelConfig) -> dict[str, str]:
     """Content ids of the files of the starting checkpoint; of one on the hub its name and commit alone."""
     root = Path(model.base)
@@ -158,8 +168,11 @@ def starting_files(model: ModelConfig) -> dict[str, str]:
     return {f"{model.base}@{model.revision or 'main'}": Path(cached).name}
 
 
-def _save(pipeline: Any, directory: Path) -> None:
-    if getattr(pipeline.transformer, "peft_config", None):
+def _save(pipeline: Any, directory: Path, card: str | None) -> None:
+    from mimir_ray.model.layout import keep_unmerged
+
+    apart = bool(getattr(pipeline.transformer, "peft_config", None))
+    if apart:
         from peft import get_peft_model_state_dict
 
         layers = get_peft_model_state_dict(pipeline.transformer)
@@ -169,13 +182,20 @@ def _save(pipeline: Any, directory: Path) -> None:
         )
         pipeline.transformer.unload_lora()
     pipeline.save_pretrained(directory)
+    if apart:
+        keep_unmerged(directory)
+    if card is not None:
+        (directory / "README.md").write_text(card)
 
 
 def _starting_pipeline(model: ModelConfig) -> Any:
     from diffusers import DiffusionPipeline
 
+    from mimir_ray.model.adapters import merge_adapters
     from mimir_ray.model.pipeline import MimirPipeline
 
-    if DiffusionPipeline.load_config(model.base, revision=model.revision)["_class_name"] == "MimirPipeline":
-        return MimirPipeline.from_pretrained(model.base, revision=model.revision, dtype=getattr(torch, model.dtype))
+    if "token_fuser" in DiffusionPipeline.load_config(model.base, revision=model.revision):
+        pipeline = MimirPipeline.from_pretrained(model.base, revision=model.revision, dtype=getattr(torch, model.dtype))
+        merge_adapters(pipeline.transformer)
+        return pipeline
     return MimirPipeline.from_model_config(model)

@@ -148,7 +148,7 @@ def read_sizes(model: ModelConfig) -> Sizes:
         index = DiffusionPipeline.load_config(base, **where)
         config = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", **where)
         with torch.device("meta"):
-            if index["_class_name"] == "MimirPipeline":
+            if "token_fuser" in index:
                 fuser = TokenFuser.from_config(TokenFuser.load_config(base, subfolder="token_fuser", **where))
             else:
                 width = 0

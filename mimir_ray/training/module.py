@@ -65,7 +65,7 @@ def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
     """Read transformer, token fuser, scheduler and the VAE's configuration in float32; no other weight is touched.
 
     ``model.base`` is a CogVideoX checkpoint, whose fuser is built fresh from the seed, or a Mimir one, whose fuser goes
-    on from where it was. What ``config.train`` leaves out is frozen.
+    on from where it was and whose adapters are merged. What ``config.train`` leaves out is frozen.
 
     Raises:
         UserError: no such checkpoint, one whose token fuser differs from ``model.fuser``, or one whose positions cannot
@@ -73,6 +73,7 @@ def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
     """
     from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel, DiffusionPipeline
 
+    from mimir_ray.model.adapters import load_own_adapters, merge_adapters
     from mimir_ray.model.token_fuser import TokenFuser, room_for_text
 
     base, where = model.base, {"revision": model.revision}
@@ -81,7 +82,7 @@ def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
         shape = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", **where)
         vae = CogVideoXTransformer3DModel.load_config(base, subfolder="vae", **where)
         scheduler = CogVideoXDDIMScheduler.from_pretrained(base, subfolder="scheduler", **where)
-        if index["_class_name"] == "MimirPipeline":
+        if "token_fuser" in index:
             fuser = TokenFuser.from_pretrained(base, subfolder="token_fuser", **where)
             _check_fuser(fuser, model)
         else:
@@ -96,6 +97,9 @@ def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
         transformer = CogVideoXTransformer3DModel.from_pretrained(
             base, subfolder="transformer", dtype=torch.float32, **overrides, **where
         )
+        if "token_fuser" in index:
+            load_own_adapters(transformer, base, model.revision)
+            merge_adapters(transformer)
     except OSError as error:
         raise UserError(
             f"cannot read the starting checkpoint {base}: {error}; set model.base to a CogVideoX or Mimir checkpoint"

@@ -37,7 +37,7 @@ def test_every_cell_has_its_length_and_only_zero_conv_without_stabilizer_is_non_
 ) -> None:
     config = CELLS[name]
     fuser = build(config)
-    fused = fuser.fuse(tokens)
+    fused = fuser(tokens)
     assert fused.shape == (2, fuser.sequence_length, TEXT_DIM)
     assert fuser.sequence_length == TEXT_LENGTH + 4 * config.stabilizer
     unchanged = torch.equal(fused[:, :TEXT_LENGTH], tokens.t5)
@@ -47,17 +47,17 @@ def test_every_cell_has_its_length_and_only_zero_conv_without_stabilizer_is_non_
 def test_a_residual_stabilizer_keeps_the_length_and_changes_nothing_when_fresh(tokens: TextTokens) -> None:
     fuser = build(FuserConfig(stabilizer_join="residual"))
     assert fuser.sequence_length == TEXT_LENGTH
-    assert torch.equal(fuser.fuse(tokens), tokens.t5)
+    assert torch.equal(fuser(tokens), tokens.t5)
     trained = build(FuserConfig(stabilizer_join="residual", decoder=True), trained=True)
     plain = build(FuserConfig(stabilizer=False))
     plain.load_state_dict({k: v for k, v in trained.state_dict().items() if k in plain.state_dict()})
-    moved = (trained.fuse(tokens) - plain.fuse(tokens)).abs().amax(dim=(0, 2)) > 1e-4
+    moved = (trained(tokens) - plain(tokens)).abs().amax(dim=(0, 2)) > 1e-4
     assert moved.tolist() == [False] * (TEXT_LENGTH - 4) + [True] * 4
 
 
 def test_equation_3_written_out(tokens: TextTokens) -> None:
     fuser = build(FuserConfig(alpha=0.5), trained=True)
-    fused = fuser.fuse(tokens)
+    fused = fuser(tokens)
     row = tokens.select([1])
     count = int(row.llm_mask.sum())
     llm = row.llm[0, :count]
@@ -74,10 +74,14 @@ def test_equation_3_written_out(tokens: TextTokens) -> None:
 @pytest.mark.parametrize("join", ["concat", "residual"])
 def test_keep_0_is_the_null_condition_exactly_and_keep_1_changes_nothing(join: str, tokens: TextTokens) -> None:
     fuser = build(FuserConfig(stabilizer_join=join, learn_alpha=True), trained=True)
-    mixed = fuser.fuse(tokens, keep=torch.tensor([0.0, 1.0]))
-    assert torch.equal(mixed[0], fuser.null_condition(1)[0])
-    assert torch.equal(mixed[1], fuser.fuse(tokens)[1])
-    assert fuser.null_condition(3).shape == (3, fuser.sequence_length, TEXT_DIM)
+    mixed = fuser(tokens, keep=torch.tensor([0.0, 1.0]))
+    null, semantic = fuser.null_token.expand(TEXT_LENGTH, -1), fuser.learnable_tokens
+    if join == "concat":
+        null = torch.cat([null, semantic])
+    else:
+        null = torch.cat([null[:-4], null[-4:] + fuser.z_stabilizer(semantic)])
+    assert torch.equal(mixed[0], null)
+    assert torch.equal(mixed[1], fuser(tokens)[1])
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -86,7 +90,7 @@ def test_llm_pads_cannot_influence_the_output(name: str, tokens: TextTokens) -> 
     pads = ~tokens.llm_mask[..., None]
     for poison in (1e4, float("nan")):
         poisoned = dataclasses.replace(tokens, llm=torch.where(pads, torch.tensor(poison), tokens.llm))
-        assert torch.equal(fuser.fuse(poisoned), fuser.fuse(tokens))
+        assert torch.equal(fuser(poisoned), fuser(tokens))
 
 
 @pytest.mark.parametrize("extra", [3, 40])
@@ -98,10 +102,10 @@ def test_more_padding_or_truncation_to_n_changes_nothing_else(extra: int, tokens
         llm=torch.cat([tokens.llm, torch.full((batch, extra, width), 7.0)], 1),
         llm_mask=torch.cat([tokens.llm_mask, torch.zeros(batch, extra, dtype=torch.bool)], 1),
     )
-    assert torch.equal(fuser.fuse(padded), fuser.fuse(tokens))
+    assert torch.equal(fuser(padded), fuser(tokens))
     longer = dataclasses.replace(padded, llm_mask=torch.ones_like(padded.llm_mask))
     cut = dataclasses.replace(longer, llm=longer.llm[:, :TEXT_LENGTH], llm_mask=longer.llm_mask[:, :TEXT_LENGTH])
-    assert torch.equal(fuser.fuse(longer), fuser.fuse(cut))
+    assert torch.equal(fuser(longer), fuser(cut))
 
 
 def test_gradients_reach_z_beta_at_step_0_and_the_norm_from_step_1(tokens: TextTokens) -> None:
@@ -111,7 +115,7 @@ def test_gradients_reach_z_beta_at_step_0_and_the_norm_from_step_1(tokens: TextT
 
     def gradients() -> dict[str, float]:
         optimizer.zero_grad()
-        (fuser.fuse(tokens) - target).square().mean().backward()
+        (fuser(tokens) - target).square().mean().backward()
         return {name: float(p.grad.abs().max()) for name, p in fuser.named_parameters() if p.grad is not None}
 
     first = gradients()
@@ -127,7 +131,7 @@ def test_gradients_reach_z_beta_at_step_0_and_the_norm_from_step_1(tokens: TextT
 
 def test_dropped_text_still_gives_every_parameter_a_gradient(tokens: TextTokens) -> None:
     fuser = build(FuserConfig(learn_alpha=True))
-    fuser.fuse(tokens, keep=torch.zeros(2)).sum().backward()
+    fuser(tokens, keep=torch.zeros(2)).sum().backward()
     assert all(p.grad is not None for p in fuser.parameters())
 
 
@@ -142,7 +146,7 @@ def test_without_zero_conv_a_fixed_projection_keeps_norms(source: int, target: i
     fuser = TokenFuser.build(config, text_dim=target, llm_dim=source, text_length=64)
     llm = torch.randn(1, 64, source, generator=torch.Generator().manual_seed(0))
     tokens = TextTokens(torch.zeros(1, 64, target), llm, torch.ones(1, 64, dtype=torch.bool), torch.zeros(1, 4, source))
-    before, after = llm.norm(dim=-1), fuser.fuse(tokens).norm(dim=-1)
+    before, after = llm.norm(dim=-1), fuser(tokens).norm(dim=-1)
     torch.testing.assert_close(after.mean(), before.mean(), rtol=1e-4 if source <= target else 0.05, atol=0)
     assert not list(fuser.parameters())
     assert (fuser.projection is None) == (source == target)
@@ -151,8 +155,8 @@ def test_without_zero_conv_a_fixed_projection_keeps_norms(source: int, target: i
 def test_bfloat16_takes_the_norm_statistics_in_float32(tokens: TextTokens) -> None:
     big = dataclasses.replace(tokens, llm=tokens.llm * 1e3)
     fuser = build(FuserConfig(scale_init=1.0, stabilizer=False), trained=True)
-    exact = fuser.fuse(big)
-    half: Tensor = fuser.bfloat16().fuse(big)
+    exact = fuser(big)
+    half: Tensor = fuser.bfloat16()(big)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), exact, rtol=0.05, atol=0.1)
 
@@ -162,7 +166,7 @@ def test_every_cell_is_saved_and_loaded_sharded(name: str, tmp_path: Path, token
     fuser = build(CELLS[name], trained=True)
     fuser.save_pretrained(tmp_path, max_shard_size="4KB")
     loaded = TokenFuser.from_pretrained(tmp_path)
-    assert torch.equal(loaded.fuse(tokens), fuser.fuse(tokens))
+    assert torch.equal(loaded(tokens), fuser(tokens))
     assert loaded.config.null_condition == "zeros"
     assert len(list(tmp_path.glob("*.safetensors"))) > 1 or name in ("baseline", "decoder", "decoder_norm")
 
@@ -170,12 +174,12 @@ def test_every_cell_is_saved_and_loaded_sharded(name: str, tmp_path: Path, token
 def test_tokens_of_the_wrong_length_are_refused_with_the_remedy(tokens: TextTokens) -> None:
     short = dataclasses.replace(tokens, t5=tokens.t5[:, :20])
     with pytest.raises(ValueError, match=f"20 x {TEXT_DIM}.*max_length={TEXT_LENGTH}"):
-        build(CELLS["full"]).fuse(short)
+        build(CELLS["full"])(short)
 
 
 def test_telemetry_reports_what_was_learnt(tokens: TextTokens) -> None:
     fuser = build(CELLS["full"])
-    fuser.fuse(tokens).square().sum().backward()
+    fuser(tokens).square().sum().backward()
     report = fuser.telemetry(gradients={name: weight.grad for name, weight in fuser.named_parameters()})
     assert report["z_theta_norm"] == report["z_beta_norm"] == report["rms_beta_over_theta"] == 0
     assert report["llm_scale"] == pytest.approx(0.01)
@@ -184,7 +188,7 @@ def test_telemetry_reports_what_was_learnt(tokens: TextTokens) -> None:
     assert report["grad_theta"] > 0
     assert report["grad_stabilizer"] > 0
     trained = build(CELLS["full"], trained=True)
-    trained.fuse(tokens)
+    trained(tokens)
     report = trained.telemetry()
     assert report["rms_theta"] > 0
     assert report["rms_beta_over_theta"] == pytest.approx(report["rms_beta"] / report["rms_theta"])
@@ -193,7 +197,7 @@ def test_telemetry_reports_what_was_learnt(tokens: TextTokens) -> None:
 
 def test_telemetry_of_a_sharded_fuser_is_that_of_the_whole_one(tokens: TextTokens) -> None:
     fuser = build(CELLS["full"], trained=True)
-    fuser.fuse(tokens).square().sum().backward()
+    fuser(tokens).square().sum().backward()
     weights = {name: weight.detach().flatten() for name, weight in fuser.named_parameters()}
     gradients = {name: weight.grad.flatten() for name, weight in fuser.named_parameters()}
     whole = fuser.telemetry(weights, gradients)
@@ -212,7 +216,7 @@ def test_telemetry_of_a_sharded_fuser_is_that_of_the_whole_one(tokens: TextToken
 
 def test_the_direct_sum_reports_the_ratio_of_the_raw_branches(tokens: TextTokens) -> None:
     fuser = build(CELLS["decoder"])
-    fuser.fuse(tokens)
+    fuser(tokens)
     used = tokens.llm[tokens.llm_mask]
     assert fuser.telemetry()["rms_beta"] == pytest.approx(
         float((used.square().sum() / used.shape[0] / TEXT_DIM).sqrt()), rel=1e-4

@@ -84,12 +84,17 @@ def test_an_export_says_what_it_is_made_of(world: World, whole: str, tmp_path: P
     assert account["started_from"]["model_index.json"] == file_id(f"{world.model.base}/model_index.json")
     assert any(name.startswith("transformer/") for name in account["started_from"])
     assert account["training"]["learning_rate"] == config().learning_rate
+    page = Path(tmp_path, "early", "README.md").read_text()
+    assert f"{SHORT} of {config().steps} steps" in page
+    assert "here are the weights themselves" in page
 
 
 def test_adapters_that_are_kept_apart_make_the_videos_that_the_engine_would(world: World, adapted: str) -> None:
     expected = frames(in_engine(world, config(**PARTS["lora"]), "lora"))
     target = export_run(adapted, average=False, merge=False)
     pipeline = MimirPipeline.from_pretrained(target)
+    assert np.array_equal(frames(pipeline), expected)
+    pipeline.unload_lora_weights()
     assert not np.array_equal(frames(pipeline), expected)
     pipeline.load_lora_weights(target)
     assert np.array_equal(frames(pipeline), expected)

@@ -1,0 +1,69 @@
+"""Diffusers alone, in a process of its own, opens a saved Mimir."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimir_ray.model.pipeline import MimirPipeline
+from mimir_ray.shapes.weights import mimir_dir
+from tests.model.conftest import PROMPTS
+from tests.tiny import tiny_base
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import sys
+import diffusers
+import numpy as np
+
+checkpoint, prompt, out = sys.argv[1:]
+assert not any(name.startswith("mimir_ray") for name in sys.modules)
+for cls in (diffusers.DiffusionPipeline, diffusers.CogVideoXPipeline):
+    try:
+        cls.from_pretrained(checkpoint)
+    except ValueError as error:
+        assert "trust_remote_code=True" in str(error), error
+    else:
+        raise AssertionError(f"{cls.__name__} opened it without its token fuser")
+    pipeline = cls.from_pretrained(checkpoint, trust_remote_code=True)
+    assert type(pipeline).__name__ == "MimirPipeline", type(pipeline)
+    np.save(f"{out}/{cls.__name__}.npy", pipeline(prompt, seed=5, num_inference_steps=2).frames)
+"""
+
+
+def alone(checkpoint: str | Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """What ``SCRIPT`` came to."""
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(checkpoint), PROMPTS[0], str(out)],
+        cwd=out,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(out / "modules")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("which", ["tiny", "without an LLM", "shipped"])
+def test_it_makes_the_same_videos(which: str, mimir: Path, tmp_path: Path) -> None:
+    checkpoint: Path | str = {"tiny": mimir, "shipped": mimir_dir()}.get(which, tmp_path / "saved")
+    if which == "without an LLM":
+        MimirPipeline.from_base(tiny_base(tmp_path / "base")).save_pretrained(checkpoint)
+    done = alone(checkpoint, tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = MimirPipeline.from_pretrained(checkpoint)(PROMPTS[0], seed=5, num_inference_steps=2).frames
+    for name in ("DiffusionPipeline", "CogVideoXPipeline"):
+        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), expected)
+
+
+def test_what_was_saved_under_the_packages_own_names_still_loads(mimir: Path, tmp_path: Path) -> None:
+    index = json.loads((mimir / "model_index.json").read_text())
+    for part in mimir.iterdir():
+        if part.is_dir():
+            (tmp_path / part.name).symlink_to(part)
+    old = index | {"_class_name": "MimirPipeline", "token_fuser": ["mimir_ray.model.token_fuser", "TokenFuser"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(old))
+    assert MimirPipeline.from_pretrained(tmp_path).config.language["max_new_tokens"] == 8
