@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from mimir_ray.config import UserError
 from mimir_ray.model.config import ModelConfig
+from mimir_ray.model.flops import count_video_tokens
 from mimir_ray.training.config import TrainingConfig
 
 GIB = 2**30
@@ -80,9 +81,7 @@ class Sizes:
 
     def tokens(self, latent_shape: tuple[int, int, int, int]) -> int:
         """Text and video tokens of a sample of latents T C h w."""
-        frames, _, height, width = latent_shape
-        patch, patch_t = int(self.transformer["patch_size"]), int(self.transformer.get("patch_size_t") or 1)
-        return self.text_tokens + (frames // patch_t) * (height // patch) * (width // patch)
+        return self.text_tokens + count_video_tokens(self.transformer, latent_shape)
 
     def adapted(self, config: TrainingConfig) -> list[tuple[str, int]]:
         """The linear layers that get an adapter."""

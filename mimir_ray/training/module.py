@@ -13,6 +13,7 @@ from mimir_ray.config import UserError, differences
 from mimir_ray.model import diffusion
 from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.model.flops import training_flops
+from mimir_ray.model.latents import temporal_patch
 from mimir_ray.training.batches import Batch
 from mimir_ray.training.config import TrainingConfig
 
@@ -59,6 +60,8 @@ class Start:
     scaling_factor: float
     """Of the VAE."""
     text_length: int
+    temporal_patch: int
+    """Latent frames that the transformer reads as one."""
 
 
 def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
@@ -105,6 +108,7 @@ def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
         module=TrainingModule(transformer, fuser.float(), diffusion.Schedule.from_scheduler(scheduler)),
         scaling_factor=float(vae["scaling_factor"]),
         text_length=int(fuser.config.text_length),
+        temporal_patch=temporal_patch(transformer.config),
     )
 
 
