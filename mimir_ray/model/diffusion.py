@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from mimir_ray.config import UserError
 from mimir_ray.model.rotary import rotary_embedding
 from mimir_ray.model.velocity import predict_velocity
 
@@ -29,11 +30,13 @@ class Schedule:
         """The schedule of a CogVideoX scheduler.
 
         Raises:
-            ValueError: the scheduler does not predict v.
+            UserError: the scheduler does not predict v.
         """
         if scheduler.config.prediction_type != "v_prediction":
-            raise ValueError(
-                f"prediction_type={scheduler.config.prediction_type!r}; Mimir trains with 'v_prediction' only"
+            raise UserError(
+                f"the base's scheduler has prediction_type={scheduler.config.prediction_type!r}, and Mimir trains with "
+                "'v_prediction' only, as CogVideoX was: start from a checkpoint that has it in "
+                "scheduler/scheduler_config.json"
             )
         abar = scheduler.alphas_cumprod.double()
         return cls(abar.sqrt().float().to(device), (1 - abar).sqrt().float().to(device))

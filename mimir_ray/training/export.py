@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mimir_ray.config import UserError, fingerprint
+from mimir_ray.model.base import check_base
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import absolute, exists, file_id, filesystem, join, write_bytes, write_json
 from mimir_ray.training.checkpoints import open_checkpoint
@@ -172,10 +173,8 @@ def _save(pipeline: Any, directory: Path) -> None:
 
 
 def _starting_pipeline(model: ModelConfig) -> Any:
-    from diffusers import DiffusionPipeline
-
     from mimir_ray.model.pipeline import MimirPipeline
 
-    if DiffusionPipeline.load_config(model.base, revision=model.revision)["_class_name"] == "MimirPipeline":
+    if check_base(model.base, model.revision).is_mimir:
         return MimirPipeline.from_pretrained(model.base, revision=model.revision, dtype=getattr(torch, model.dtype))
     return MimirPipeline.from_model_config(model)
