@@ -5,7 +5,9 @@ llm = tiny_llm(tmp_path / "llm")                # a Phi3 with tokenizer and chat
 mimir = tiny_mimir(tmp_path / "mimir")          # a MimirPipeline layout
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -62,25 +64,31 @@ def tiny_llm_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_transformer(*, rotary: bool = False, text_length: int = TEXT_LENGTH) -> CogVideoXTransformer3DModel:
+ONE_POINT_FIVE: dict[str, Any] = {"patch_size_t": 2, "patch_bias": False}
+"""What sets CogVideoX 1.5 apart from the 5B: two latent frames in a patch."""
+
+
+def tiny_transformer(
+    *, rotary: bool = False, text_length: int = TEXT_LENGTH, **settings: Any
+) -> CogVideoXTransformer3DModel:
     """2B style (sincos) or 5B style (rotary): 2 layers of width 32, with every weight random."""
     torch.manual_seed(0)
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        time_embed_dim=16,
-        text_embed_dim=TEXT_DIM,
-        num_layers=2,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=9,
-        max_text_seq_length=text_length,
-        spatial_interpolation_scale=1.0,
-        use_rotary_positional_embeddings=rotary,
-    )
-    return model.eval()
+    usual: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "time_embed_dim": 16,
+        "text_embed_dim": TEXT_DIM,
+        "num_layers": 2,
+        "sample_width": 8,
+        "sample_height": 8,
+        "sample_frames": 9,
+        "max_text_seq_length": text_length,
+        "spatial_interpolation_scale": 1.0,
+        "use_rotary_positional_embeddings": rotary,
+    }
+    return CogVideoXTransformer3DModel(**usual | settings).eval()
 
 
 def tiny_vae() -> AutoencoderKLCogVideoX:
@@ -112,8 +120,8 @@ def tiny_scheduler(
     )
 
 
-def tiny_base(path: Path, *, rotary: bool = False, dpm: bool = False) -> Path:
-    """Save a random CogVideoX checkpoint and return ``path``."""
+def tiny_base(path: Path, *, rotary: bool = False, dpm: bool = False, **settings: Any) -> Path:
+    """Save a random CogVideoX checkpoint, its transformer with these ``settings``, and return ``path``."""
     torch.manual_seed(2)
     tokenizer = tiny_t5_tokenizer()
     encoder = T5EncoderModel(
@@ -123,11 +131,23 @@ def tiny_base(path: Path, *, rotary: bool = False, dpm: bool = False) -> Path:
         tokenizer=tokenizer,
         text_encoder=encoder.eval(),
         vae=tiny_vae(),
-        transformer=tiny_transformer(rotary=rotary),
+        transformer=tiny_transformer(rotary=rotary, **settings),
         scheduler=tiny_scheduler(dpm=dpm, snr_shift_scale=1.0 if rotary else 3.0),
     )
     pipeline.save_pretrained(path)
     return path
+
+
+def write_index(base: Path) -> None:
+    """Write the ``model_index.json`` of a CogVideoX, for a directory of configurations alone."""
+    parts = {
+        "transformer": "CogVideoXTransformer3DModel",
+        "vae": "AutoencoderKLCogVideoX",
+        "text_encoder": "T5EncoderModel",
+        "scheduler": "CogVideoXDDIMScheduler",
+    }
+    index = {"_class_name": "CogVideoXPipeline"} | {part: ["diffusers", name] for part, name in parts.items()}
+    (base / "model_index.json").write_text(json.dumps(index))
 
 
 def tiny_llm(path: Path) -> Path:

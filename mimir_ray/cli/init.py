@@ -31,7 +31,8 @@ def init(
 ) -> None:
     """Build a fresh Mimir: a CogVideoX base, a language model and a new token fuser, in diffusers layout.
 
-    With model.fuser.stabilizer=false, or stabilizer_join=residual, it generates exactly what its base generates.
+    With model.fuser.null_condition=empty_prompt, and model.fuser.stabilizer=false or stabilizer_join=residual, it
+    generates exactly what its base generates.
     """
     model = load_recipe(recipe, assignments).model
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimir_ray.config import UserError
+from mimir_ray.model.base import read_base
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
@@ -23,7 +24,7 @@ def require(uri: str, option: str, remedy: str) -> str:
 
 
 def require_checkpoint(path: str) -> str:
-    """`path`, when it is a diffusers checkpoint directory or looks like a hub id (`organisation/name`)."""
+    """`path`, when it is a checkpoint directory that can be run, or looks like a hub id (`organisation/name`)."""
     directory = Path(path)
     if directory.is_dir():
         if not (directory / "model_index.json").is_file():
@@ -31,6 +32,7 @@ def require_checkpoint(path: str) -> str:
                 f"the model directory {path!r} has no model_index.json: name the directory that `mimir train` exported "
                 "(OUT/export) or that `mimir init` wrote"
             )
+        read_base(path)
         return path
     if directory.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(

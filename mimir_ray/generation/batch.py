@@ -20,7 +20,7 @@ from mimir_ray.dataflow import map_actors, run
 from mimir_ray.generation.actors import DecodeActor, DenoiseActor, EncodeActor, generation_row
 from mimir_ray.generation.config import GenerationConfig, StageActors
 from mimir_ray.generation.index import forget_index, write_index
-from mimir_ray.generation.naming import model_name
+from mimir_ray.generation.naming import name_of_runnable
 from mimir_ray.generation.prompts import BadLine, PromptList
 from mimir_ray.records import GenerationRequest
 from mimir_ray.storage import Manifest, Table, absolute, ahead, join
@@ -69,11 +69,11 @@ def generate_batch(
         retry_quarantined: try again what failed before.
 
     Raises:
-        UserError: no checkpoint, or a table of another model or dtype.
+        UserError: no checkpoint, one that cannot be run, or a table of another model or dtype.
     """
     listed = prompts if isinstance(prompts, PromptList) else PromptList(list(enumerate(prompts, 1)))
     table = Table(join(absolute(out), "generations"))
-    table.begin(_Identity(model=model_name(checkpoint), dtype=config.runtime.dtype), overwrite=overwrite)
+    table.begin(_Identity(model=name_of_runnable(checkpoint), dtype=config.runtime.dtype), overwrite=overwrite)
     forget_index(table)
     requests = {request.request_id: request for request in listed.requests}
     bad = {line.request_id: line for line in listed.bad}

@@ -9,6 +9,7 @@ from mimir_ray.generation.config import RuntimeConfig
 from mimir_ray.generation.generator import Generator
 from mimir_ray.generation.naming import model_name
 from mimir_ray.generation.stages import DecodeStage, DenoiseStage, EncodeStage
+from mimir_ray.model.base import check_base, variant_of
 
 if TYPE_CHECKING:
     from mimir_ray.model.pipeline import MimirPipeline
@@ -55,17 +56,18 @@ def load_encode_stage(checkpoint: str, runtime: RuntimeConfig) -> EncodeStage:
 def load_denoise_stage(checkpoint: str, runtime: RuntimeConfig) -> DenoiseStage:
     """The transformer, the scheduler, and of the VAE its configuration."""
     import diffusers
-    from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel, DiffusionPipeline
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 
     from mimir_ray.model.adapters import load_own_adapters
 
     device = prepare(runtime)
-    index = DiffusionPipeline.load_config(checkpoint)
-    scheduler_class = getattr(diffusers, index["scheduler"][1])
+    found = check_base(checkpoint)
+    scheduler_class = getattr(diffusers, found.scheduler)
+    variant = variant_of(checkpoint, "transformer")
     transformer = CogVideoXTransformer3DModel.from_pretrained(
-        checkpoint, subfolder="transformer", dtype=_dtype(runtime)
+        checkpoint, subfolder="transformer", dtype=_dtype(runtime), variant=variant
     )
-    if "token_fuser" in index:
+    if found.is_mimir:
         load_own_adapters(transformer, checkpoint)
     return DenoiseStage(
         transformer.eval().to(device),
@@ -79,28 +81,21 @@ def load_decode_stage(checkpoint: str, runtime: RuntimeConfig) -> DecodeStage:
     from diffusers import AutoencoderKLCogVideoX
 
     device = prepare(runtime)
-    vae = AutoencoderKLCogVideoX.from_pretrained(checkpoint, subfolder="vae", dtype=_dtype(runtime))
+    check_base(checkpoint)
+    variant = variant_of(checkpoint, "vae")
+    vae = AutoencoderKLCogVideoX.from_pretrained(checkpoint, subfolder="vae", dtype=_dtype(runtime), variant=variant)
     return DecodeStage(vae.eval().to(device))
 
 
 def _mimir(checkpoint: str, runtime: RuntimeConfig, given: dict[str, Any]) -> "MimirPipeline":
-    from diffusers import CogVideoXPipeline
-
-    from mimir_ray.model.config import FuserConfig
     from mimir_ray.model.pipeline import MimirPipeline
-    from mimir_ray.model.token_fuser import TokenFuser
 
     dtype = _dtype(runtime)
-    if "token_fuser" in MimirPipeline.load_config(checkpoint):
-        pipeline: MimirPipeline = MimirPipeline.from_pretrained(checkpoint, dtype=dtype, **given)
+    if check_base(checkpoint).is_mimir:
+        variant = variant_of(checkpoint, "transformer")
+        pipeline: MimirPipeline = MimirPipeline.from_pretrained(checkpoint, dtype=dtype, variant=variant, **given)
         return pipeline
-    if not given:
-        return MimirPipeline.from_base(checkpoint, dtype=dtype)
-    base = CogVideoXPipeline.from_pretrained(checkpoint, dtype=dtype, **given)
-    config = base.transformer.config
-    text_dim, text_length = int(config.text_embed_dim), int(config.max_text_seq_length)
-    fuser = TokenFuser.build(FuserConfig.baseline(), text_dim=text_dim, llm_dim=0, text_length=text_length)
-    return MimirPipeline(**base.components, token_fuser=fuser.eval())
+    return MimirPipeline.from_base(checkpoint, dtype=dtype, **given)
 
 
 def _shape_of(cls: Any, checkpoint: str, subfolder: str, runtime: RuntimeConfig) -> Any:

@@ -6,8 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from mimir_ray.config import UserError
+from mimir_ray.model.base import check_base
 
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 20
+
+
+def name_of_runnable(checkpoint: str) -> str:
+    """``model_name`` of a checkpoint that can be run. Raises UserError for any other."""
+    name = model_name(checkpoint)
+    check_base(checkpoint)
+    return name
 
 
 def model_name(checkpoint: str) -> str:

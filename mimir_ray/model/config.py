@@ -34,6 +34,10 @@ class FuserConfig(Config):
     learn_alpha: bool = False
     text_length: int | None = Field(None, gt=SEMANTIC_TOKENS)
     """Number n of text tokens before the semantic ones; None takes the base model's ``max_text_seq_length``."""
+    null_condition: Literal["zeros", "empty_prompt"] = "zeros"
+    """What stands for no text, in training and sampling alike. ``zeros``: what CogVideoX was trained with, and Mimir.
+    ``empty_prompt``: T5's tokens of the empty prompt, which diffusers guides CogVideoX away from; so does the baseline.
+    """
     projection_seed: int = 0
     """Seed of the fixed projection that stands in for the zero-conv when it is off and the widths differ."""
 
@@ -52,8 +56,8 @@ class FuserConfig(Config):
 
     @classmethod
     def baseline(cls) -> Self:
-        """No fuser at all: the base model with T5 tokens, the first row of Table 3."""
-        return cls(decoder=False, norm=False, zero_conv=False, stabilizer=False)
+        """No fuser at all: the base model with T5 tokens, as diffusers runs it, the first row of Table 3."""
+        return cls(decoder=False, norm=False, zero_conv=False, stabilizer=False, null_condition="empty_prompt")
 
 
 def ablation_cells() -> dict[str, FuserConfig]:

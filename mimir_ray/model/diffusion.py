@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from mimir_ray.config import UserError
 from mimir_ray.model.rotary import rotary_embedding
+from mimir_ray.model.velocity import predict_velocity
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class Schedule:
         """The schedule of a CogVideoX scheduler.
 
         Raises:
-            ValueError: the scheduler does not predict v.
+            UserError: the scheduler does not predict v.
         """
         if scheduler.config.prediction_type != "v_prediction":
-            raise ValueError(
-                f"prediction_type={scheduler.config.prediction_type!r}; Mimir trains with 'v_prediction' only"
+            raise UserError(
+                f"the base's scheduler has prediction_type={scheduler.config.prediction_type!r}, and Mimir trains with "
+                "'v_prediction' only, as CogVideoX was: start from a checkpoint that has it in "
+                "scheduler/scheduler_config.json"
             )
         abar = scheduler.alphas_cumprod.double()
         return cls(abar.sqrt().float().to(device), (1 - abar).sqrt().float().to(device))
@@ -83,20 +87,15 @@ def loss(
 
     Args:
         transformer: a ``CogVideoXTransformer3DModel``, possibly wrapped; it runs in its own dtype.
-        clean: scaled latents, B T C h w.
+        clean: scaled latents, B T C h w; T is whole temporal patches (``latents.padding``).
         condition: the fused text condition, B N D.
         noise: B T C h w.
     """
     dtype = transformer.dtype
     noisy = schedule.add_noise(clean, noise, timesteps)
     _, frames, _, height, width = clean.shape
-    predicted = transformer(
-        hidden_states=noisy.to(dtype),
-        encoder_hidden_states=condition.to(dtype),
-        timestep=timesteps,
-        image_rotary_emb=rotary_embedding(transformer.config, frames, height, width, clean.device),
-        return_dict=False,
-    )[0]
-    error = predicted.float() - schedule.velocity(clean, noise, timesteps)
+    rotary = rotary_embedding(transformer.config, frames, height, width, clean.device)
+    predicted = predict_velocity(transformer, noisy.to(dtype), condition.to(dtype), timesteps, rotary)
+    error = predicted - schedule.velocity(clean, noise, timesteps)
     per_sample = error.square().flatten(1).mean(1)
     return Loss(per_sample.mean(), per_sample)

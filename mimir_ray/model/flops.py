@@ -56,6 +56,8 @@ def forward_flops(config: Mapping[str, Any], latent_shape: tuple[int, int, int, 
         16 S D^2           the feed-forward layers, which are 4 D wide
         24 E D             shift, scale and gate of its two norms, from the time embedding of width E
 
+    The embedding that some of CogVideoX 1.5 have beside that of time is computed once for a batch, and counted here.
+
     Args:
         config: the transformer's configuration.
         latent_shape: T C h w.
@@ -65,13 +67,13 @@ def forward_flops(config: Mapping[str, Any], latent_shape: tuple[int, int, int, 
     heads, head_dim, layers = (int(config[key]) for key in ("num_attention_heads", "attention_head_dim", "num_layers"))
     d, time = heads * head_dim, int(config["time_embed_dim"])
     patch, patch_t = int(config["patch_size"]), int(config.get("patch_size_t") or 1)
-    tokens = _tokens(config, latent_shape, text_tokens)
-    video_tokens = tokens - text_tokens
+    video_tokens = count_video_tokens(config, latent_shape)
+    tokens = video_tokens + text_tokens
     volume = patch * patch * patch_t
     blocks = layers * (24 * tokens * d**2 + 4 * tokens**2 * d + 24 * time * d)
     patches = 2 * video_tokens * volume * channels * d
     text = 2 * text_tokens * int(config["text_embed_dim"]) * d
-    times = 2 * d * time + 2 * time**2
+    times = 2 * d * time + 2 * time**2 + 4 * int(config.get("ofs_embed_dim") or 0) ** 2
     out = 4 * time * d + 2 * video_tokens * d * volume * int(config["out_channels"])
     return blocks + patches + text + times + out
 
@@ -89,12 +91,12 @@ def training_flops(
     if not frozen:
         return 3 * forward
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-    attention = int(config["num_layers"]) * 4 * _tokens(config, latent_shape, text_tokens) ** 2 * width
-    return 2 * forward + attention
+    tokens = count_video_tokens(config, latent_shape) + text_tokens
+    return 2 * forward + int(config["num_layers"]) * 4 * tokens**2 * width
 
 
-def _tokens(config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], text_tokens: int) -> int:
-    """Of text, and of latents after patching."""
+def count_video_tokens(config: Mapping[str, Any], latent_shape: tuple[int, int, int, int]) -> int:
+    """Tokens of latents T C h w after patching, with T padded to whole temporal patches."""
     frames, _, height, width = latent_shape
     patch, patch_t = int(config["patch_size"]), int(config.get("patch_size_t") or 1)
-    return (frames // patch_t) * (height // patch) * (width // patch) + text_tokens
+    return -(-frames // patch_t) * (height // patch) * (width // patch)

@@ -17,6 +17,8 @@ from mimir_ray.model.offload import execution_device
 def check_size(vae_config: Any, transformer_config: Any, num_frames: int, height: int, width: int) -> None:
     """Refuse a size that the VAE or the transformer cannot make.
 
+    CogVideoX 1.5 has positions for its sample size and what lies within; others stretch theirs to any size.
+
     Raises:
         UserError: with the value, the rule and the nearest sizes that are allowed.
     """
@@ -32,23 +34,43 @@ def check_size(vae_config: Any, transformer_config: Any, num_frames: int, height
         else:
             reason = f"is not of the form {ratio}k+1 that the VAE's temporal compression needs"
         raise UserError(f"num_frames={num_frames} {reason}: use {choices}")
-    multiple = spatial_factor(vae_config) * int(transformer_config.patch_size)
+    factor = spatial_factor(vae_config)
+    multiple = factor * int(transformer_config.patch_size)
     for name, pixels in (("height", height), ("width", width)):
         if pixels < multiple or pixels % multiple:
             below = max(pixels // multiple, 0) * multiple
             choices = f"{below} or {below + multiple}" if below else f"{multiple}"
             raise UserError(f"{name}={pixels} must be a positive multiple of {multiple} (VAE x patch): use {choices}")
+        if getattr(transformer_config, "patch_size_t", None) is not None:
+            largest = getattr(transformer_config, f"sample_{name}") * factor // multiple * multiple
+            if pixels > largest:
+                raise UserError(
+                    f"{name}={pixels} is more than this transformer has positions for: use {largest} or less"
+                )
 
 
 def latent_shape(
     vae_config: Any, transformer_config: Any, num_frames: int, height: int, width: int
 ) -> tuple[int, int, int, int]:
-    """T C h w of a video; T is padded to the transformer's temporal patch where it has one (CogVideoX 1.5)."""
+    """T C h w of a video as the transformer sees it: T is padded to whole temporal patches."""
     factor = spatial_factor(vae_config)
     frames = (num_frames - 1) // int(vae_config.temporal_compression_ratio) + 1
-    patch = getattr(transformer_config, "patch_size_t", None) or 1  # published before CogVideoX 1.5, they lack it
-    frames = -(-frames // patch) * patch
+    frames += padding(frames, temporal_patch(transformer_config))
     return frames, int(transformer_config.in_channels), height // factor, width // factor
+
+
+def temporal_patch(transformer_config: Any) -> int:
+    """Latent frames that the transformer reads as one: 2 for CogVideoX 1.5, 1 for others."""
+    return getattr(transformer_config, "patch_size_t", None) or 1  # those published before 1.5 lack it
+
+
+def padding(frames: int, patch: int) -> int:
+    """Latent frames that come before the video's own so that they are whole patches.
+
+    As the authors of CogVideoX 1.5 do it: copies of the first frame in training, noise of their own in sampling, and
+    dropped before they are decoded.
+    """
+    return -frames % patch
 
 
 def spatial_factor(vae_config: Any) -> int:

@@ -29,6 +29,7 @@ from transformers import (
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.model import latents as latent_video
 from mimir_ray.model.adapters import load_adapters, load_own_adapters
+from mimir_ray.model.base import check_base, variant_of
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.model.layout import own_names, publish
 from mimir_ray.model.offload import execution_device
@@ -103,15 +104,21 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         dtype: torch.dtype = torch.float32,
         revision: str | None = None,
         llm_revision: str | None = None,
+        transformer: CogVideoXTransformer3DModel | None = None,
+        vae: AutoencoderKLCogVideoX | None = None,
     ) -> Self:
         """A fresh Mimir from any CogVideoX text-to-video checkpoint, directory or hub id.
 
         Every weight of the base stays as it is. A 2B-style transformer gets room for the fuser's sequence length (its
         position buffer is computed, not stored). Without ``llm`` the result is the base itself, with the fuser of the
-        baseline cell.
+        baseline cell: what diffusers makes of it.
+
+        Args:
+            transformer, vae: the base's own, where they are there already and not to be loaded.
 
         Raises:
-            UserError: a fuser that needs an LLM without one, or a base whose positions cannot take the longer text.
+            UserError: a base that cannot be run, a fuser that needs an LLM without one, or a base whose positions
+                cannot take the longer text.
         """
         if fuser is None:
             fuser = FuserConfig() if llm is not None else FuserConfig.baseline()
@@ -120,8 +127,8 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
                 "the fuser adds an LLM's tokens but no llm is named: name one, or use FuserConfig.baseline(), "
                 "which sets decoder, norm, zero_conv and stabilizer to false"
             )
+        config = check_base(base, revision).transformer
         where = {"revision": revision, "dtype": dtype}
-        config = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", revision=revision)
         model = tokenizer = None
         if llm is not None and fuser.decoder:
             model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision, dtype=dtype).eval()
@@ -132,11 +139,23 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             fuser, text_dim=int(config["text_embed_dim"]), llm_dim=llm_dim, text_length=text_length
         )
         overrides = room_for_text(config, token_fuser.sequence_length, base)
-        transformer = CogVideoXTransformer3DModel.from_pretrained(base, subfolder="transformer", **overrides, **where)
-        pipeline = CogVideoXPipeline.from_pretrained(base, transformer=transformer, **where)
+        transformer = transformer or CogVideoXTransformer3DModel.from_pretrained(
+            base, subfolder="transformer", variant=variant_of(base, "transformer"), **overrides, **where
+        )
+        vae = vae or AutoencoderKLCogVideoX.from_pretrained(
+            base, subfolder="vae", variant=variant_of(base, "vae"), **where
+        )
+        pipeline = CogVideoXPipeline.from_pretrained(
+            base, transformer=transformer, vae=vae, variant=variant_of(base, "text_encoder"), **where
+        )
+        token_fuser = torch.nn.Module.to(token_fuser, dtype).eval()
+        if fuser.null_condition == "empty_prompt":
+            token_fuser.keep_empty_prompt(
+                T5Branch(pipeline.tokenizer, pipeline.text_encoder, int(token_fuser.config.text_length))
+            )
         return cls(
             **pipeline.components,
-            token_fuser=torch.nn.Module.to(token_fuser, dtype).eval(),
+            token_fuser=token_fuser,
             llm_tokenizer=tokenizer,
             llm=model,
             language=(language or LanguageConfig()).model_dump(mode="json"),

@@ -7,6 +7,7 @@ the same embeddings and seed. Shapes: ``B T C h w`` latents, ``B N D`` text cond
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, Self
 
 import torch
@@ -17,6 +18,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from mimir_ray.model.rotary import rotary_embedding
+from mimir_ray.model.velocity import predict_velocity
+
+_KEPT = 8
+"""Sizes, and numbers of steps, that a sampler remembers. Whoever asks for videos chooses them, and there is no end to
+them; a table of positions for 49 frames of 480x720 has 9 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +103,9 @@ class Sampler:
             )
         self.transformer = transformer
         self.scheduler = scheduler
-        self._plans: dict[tuple[int, torch.device], _Plan] = {}
-        self._rotary: dict[tuple[int, int, int, torch.device], tuple[Tensor, Tensor] | None] = {}
+        # Neither holds the transformer, which would outlive the sampler in a circle of references.
+        self._plan = lru_cache(_KEPT)(partial(_plan, scheduler))
+        self._rotary = lru_cache(_KEPT)(partial(rotary_embedding, transformer.config))
 
     def start(
         self,
@@ -148,14 +155,11 @@ class Sampler:
             raise ValueError(f"guidance_scale={state.guidance_scale} needs the null condition")
         text = torch.cat([null, condition]) if guided and null is not None else condition
         model_input = torch.cat([latents, latents]) if guided else latents
+        _, frames, _, height, width = latents.shape
+        timesteps = plan.device_timesteps[state.step].expand(model_input.shape[0])
+        rotary = self._rotary(frames, height, width, latents.device)
         with self.transformer.cache_context("cond_uncond"):
-            velocity = self.transformer(
-                hidden_states=model_input,
-                encoder_hidden_states=text,
-                timestep=plan.device_timesteps[state.step].expand(model_input.shape[0]),
-                image_rotary_emb=self._rotary_for(latents),
-                return_dict=False,
-            )[0].float()
+            velocity = predict_velocity(self.transformer, model_input, text, timesteps, rotary)
         if guided:
             unconditional, conditional = velocity.chunk(2)
             velocity = unconditional + state.guidance_scale * (conditional - unconditional)
@@ -189,18 +193,9 @@ class Sampler:
             state, latents=latents.to(dtype), step=state.step + 1, carry=carry, generator_states=saved_states
         )
 
-    def _plan(self, num_inference_steps: int, device: torch.device) -> _Plan:
-        key = (num_inference_steps, device)
-        if key not in self._plans:
-            scheduler = type(self.scheduler).from_config(self.scheduler.config)
-            scheduler.set_timesteps(num_inference_steps)
-            timesteps = scheduler.timesteps
-            self._plans[key] = _Plan(scheduler, tuple(timesteps.tolist()), timesteps.to(device))
-        return self._plans[key]
 
-    def _rotary_for(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
-        _, frames, _, height, width = latents.shape
-        key = (frames, height, width, latents.device)
-        if key not in self._rotary:
-            self._rotary[key] = rotary_embedding(self.transformer.config, frames, height, width, latents.device)
-        return self._rotary[key]
+def _plan(scheduler: Any, num_inference_steps: int, device: torch.device) -> _Plan:
+    own = type(scheduler).from_config(scheduler.config)
+    own.set_timesteps(num_inference_steps)
+    timesteps = own.timesteps[:num_inference_steps]  # by a rounding, 61 steps and some others end in one of -1 more
+    return _Plan(own, tuple(timesteps.tolist()), timesteps.to(device))

@@ -5,11 +5,12 @@ Shapes: ``B`` prompts, ``N`` T5 tokens, ``L`` LLM tokens, ``D`` and ``E`` the wi
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from mimir_ray.model.base import variant_of
 from mimir_ray.model.config import SEMANTIC_TOKENS, LanguageConfig
 from mimir_ray.model.offload import execution_device
 from mimir_ray.model.questions import (
@@ -33,6 +34,16 @@ class T5Branch:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.max_length = max_length
+
+    @classmethod
+    def of_base(cls, base: str, max_length: int, *, dtype: torch.dtype, revision: str | None = None) -> Self:
+        """The T5 of a checkpoint, a directory or a hub id, on the CPU."""
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        where = {"revision": revision, "variant": variant_of(base, "text_encoder")}
+        encoder: Any = T5EncoderModel.from_pretrained(base, subfolder="text_encoder", dtype=dtype, **where)
+        tokenizer = AutoTokenizer.from_pretrained(base, subfolder="tokenizer", revision=revision)
+        return cls(tokenizer, encoder.eval(), max_length)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:

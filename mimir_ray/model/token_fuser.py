@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mimir_ray.config import UserError
 from mimir_ray.model.config import SEMANTIC_TOKENS, FuserConfig
+from mimir_ray.model.text_branches import T5Branch
 from mimir_ray.model.tokens import TextTokens
 
 
@@ -58,15 +59,16 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     Z_s(e_s) to the last four of the N tokens. Without ``zero_conv`` the LLM tokens reach the sum through a fixed
     norm-preserving projection (the identity where the widths agree), so that no learnt adapter takes its place.
 
-    The null condition (no text) puts ``null_token``, zeros stored in the checkpoint, in place of every token of e, and
-    zeros in place of e_i; the learnable tokens belong to the model, not to the text, and stay. ``keep=0`` gives exactly
-    that condition row by row.
+    The null condition (no text) puts ``null_token``, stored in the checkpoint, in place of e, and zeros in place of
+    e_i; the learnable tokens belong to the model, not to the text, and stay. ``keep=0`` gives exactly that condition
+    row by row. ``null_token`` is zeros of width D for every token, or T5's N D tokens of the empty prompt, which a
+    fresh fuser must be given (``keep_empty_prompt``).
 
     Args:
         text_dim: width D of the T5 tokens, the DiT's ``text_embed_dim``.
         llm_dim: width E of the LLM's hidden states; ignored without ``decoder``.
         text_length: number N of T5 tokens; LLM tokens are padded or truncated to it.
-        null_condition: the rule above, recorded in the checkpoint.
+        null_condition: which of the two, recorded in the checkpoint.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -85,11 +87,13 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         alpha: float = 1.0,
         learn_alpha: bool = False,
         projection_seed: int = 0,
-        null_condition: Literal["zeros"] = "zeros",
+        null_condition: Literal["zeros", "empty_prompt"] = "zeros",
     ) -> None:
         super().__init__()
-        if null_condition != "zeros":
-            raise ValueError(f"null_condition={null_condition!r} is not known; this version supports 'zeros' only")
+        if null_condition not in ("zeros", "empty_prompt"):
+            raise ValueError(
+                f"null_condition={null_condition!r} is not known; this version supports 'zeros' and 'empty_prompt'"
+            )
         if not decoder and (norm or stabilizer):
             raise ValueError("norm and stabilizer act on the LLM's tokens; without decoder set both to False")
         self.z_theta = ZeroConv(text_dim, text_dim) if zero_conv else None
@@ -105,7 +109,8 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
             self.instruction_norm = ScaledRMSNorm(llm_dim, stabilizer_scale_init)
             self.instruction_proj = nn.Linear(llm_dim, text_dim, bias=False)
             self.z_stabilizer = ZeroConv(text_dim, text_dim) if stabilizer_join == "residual" else None
-        self.register_buffer("null_token", torch.zeros(text_dim))
+        null = (text_dim,) if null_condition == "zeros" else (text_length, text_dim)
+        self.register_buffer("null_token", torch.zeros(null))
         self._mean_squares: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -114,6 +119,10 @@ class TokenFuser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         switches = config.model_dump(exclude={"text_length"})
         fuser: Self = cls(text_dim=text_dim, llm_dim=llm_dim, text_length=config.text_length or text_length, **switches)
         return fuser
+
+    def keep_empty_prompt(self, branch: T5Branch) -> None:
+        """Take T5's tokens of the empty prompt as the null condition of a fresh fuser that has it so."""
+        self.null_token.copy_(branch.encode([""])[0])
 
     @property
     def sequence_length(self) -> int:

@@ -1,14 +1,24 @@
 """The parts of a checkpoint that precompute needs, each alone: an actor loads one encoder, never the whole pipeline."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mimir_ray.config import UserError
+from mimir_ray.model.base import check_base, read_json, variant_of
 from mimir_ray.model.config import ModelConfig
+from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.storage import content_id, file_id
+
+
+def check_model(model: ModelConfig, config: PrecomputeConfig) -> None:
+    """Raise UserError where the base cannot be run, or cannot make one of the sizes."""
+    from mimir_ray.model.latents import check_size
+
+    found = check_base(model.base, model.revision)
+    vae, transformer = SimpleNamespace(**found.vae), SimpleNamespace(**found.transformer)
+    for size in config.sizes:
+        check_size(vae, transformer, size.num_frames, size.height, size.width)
 
 
 def read_config(model: ModelConfig, part: str) -> SimpleNamespace:
@@ -16,22 +26,7 @@ def read_config(model: ModelConfig, part: str) -> SimpleNamespace:
 
     Raises UserError where the base has no such part.
     """
-    if Path(model.base).is_dir():
-        path = Path(model.base, part, "config.json")
-    else:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            path = Path(hf_hub_download(model.base, f"{part}/config.json", revision=model.revision))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            raise UserError(
-                f"cannot read {part}/config.json of {model.base} from the hub: {str(error).splitlines()[0]}; see to "
-                "the network and the name, or set model.base to a directory"
-            ) from error
-    if not path.is_file():
-        raise UserError(f"{model.base} has no {part}/config.json; name a CogVideoX checkpoint directory or hub id")
-    return SimpleNamespace(**json.loads(path.read_text()))
+    return SimpleNamespace(**read_json(model.base, f"{part}/config.json", model.revision))
 
 
 def identity(name: str, revision: str | None, *parts: str) -> str:
@@ -67,7 +62,8 @@ def load_vae(model: ModelConfig, num_gpus: float, *, tiling: bool = False, slici
     from diffusers import AutoencoderKLCogVideoX
 
     load: Any = AutoencoderKLCogVideoX.from_pretrained
-    vae = load(model.base, subfolder="vae", revision=model.revision, dtype=getattr(torch, model.dtype))
+    where = {"revision": model.revision, "variant": variant_of(model.base, "vae")}
+    vae = load(model.base, subfolder="vae", dtype=getattr(torch, model.dtype), **where)
     if tiling:
         tile(vae)
     if slicing:
@@ -105,13 +101,13 @@ def overlap(latents: int, share: float, factor: int) -> float:
 def load_t5(model: ModelConfig, num_gpus: float) -> Any:
     """The base's T5 as a branch."""
     import torch
-    from transformers import T5EncoderModel
 
     from mimir_ray.model.text_branches import T5Branch
 
-    load: Any = T5EncoderModel.from_pretrained
-    encoder = load(model.base, subfolder="text_encoder", revision=model.revision, dtype=getattr(torch, model.dtype))
-    return T5Branch(load_t5_tokenizer(model), encoder.to(device(num_gpus)).eval(), text_length(model))
+    dtype = getattr(torch, model.dtype)
+    branch = T5Branch.of_base(model.base, text_length(model), dtype=dtype, revision=model.revision)
+    branch.encoder.to(device(num_gpus))
+    return branch
 
 
 def load_t5_tokenizer(model: ModelConfig) -> Any:

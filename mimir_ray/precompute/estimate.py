@@ -7,9 +7,11 @@ to be as long as they may be and batches to be full; the constants below are the
 import math
 from collections import Counter
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from mimir_ray.config import Config, UserError
+from mimir_ray.model.base import read_base
 from mimir_ray.model.config import SEMANTIC_TOKENS, ModelConfig
 from mimir_ray.model.flops import GPUS, Gpu
 from mimir_ray.precompute.components import read_config, text_length, tile
@@ -51,7 +53,8 @@ def estimate(
     """What ``precompute`` will take for the clips under ``data``, or for so many ``clips`` like them. Nothing runs.
 
     Raises:
-        UserError: curation is not finished or kept nothing, the GPU is not known, or the model cannot take the size.
+        UserError: curation is not finished or kept nothing, the GPU is not known, or the model cannot be run or cannot
+            take the size.
     """
     from mimir_ray.model.latents import check_size
 
@@ -66,7 +69,8 @@ def estimate(
     if gpu not in GPUS:
         raise UserError(f"the figures of {gpu!r} are not known; name one of {', '.join(GPUS)}")
     device, item = GPUS[gpu], BYTES[config.dtype]
-    vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
+    base = read_base(model.base, model.revision)
+    vae, transformer = SimpleNamespace(**base.vae), SimpleNamespace(**base.transformer)
     for size in config.sizes:
         check_size(vae, transformer, size.num_frames, size.height, size.width)
     tokens = text_length(model)

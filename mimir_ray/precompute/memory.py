@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mimir_ray.config import UserError, fingerprint
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.precompute.components import load_t5_tokenizer, read_config, text_length
+from mimir_ray.precompute.components import check_model, load_t5_tokenizer, text_length
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.cut import Cut, cut_shards
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
@@ -81,12 +81,10 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
     encoded too.
 
     Raises:
-        UserError: curation is not finished, a model cannot take the size or does not fit its GPU, or answers are to
-            come from an engine.
+        UserError: curation is not finished, a model cannot be run, take the size or fit its GPU, or answers are to come
+            from an engine.
     """
     import ray
-
-    from mimir_ray.model.latents import check_size
 
     if config.engine != "transformers":
         raise UserError(
@@ -95,9 +93,7 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
         )
     cluster: Any = ray
     data, model = absolute(data), model.located()
-    vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
-    for size in config.sizes:
-        check_size(vae, transformer, size.num_frames, size.height, size.width)
+    check_model(model, config)
     keys, cuts = table_keys(model, config), cut_shards(data, config.clips_per_shard)
     tables: dict[str, dict[str, Any]] = {}
     for table in keys:

@@ -10,7 +10,7 @@ from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run_shards, through_engine
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.asking import Tell, ask, engine_config
-from mimir_ray.precompute.components import load_t5_tokenizer, read_config, text_length
+from mimir_ray.precompute.components import check_model, load_t5_tokenizer, text_length
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.cut import Cut, cut_shards
 from mimir_ray.precompute.keys import table_keys
@@ -52,17 +52,13 @@ def precompute(
     done and their number. ``engine`` makes what writes the answers where that is not transformers.
 
     Raises:
-        UserError: curation is not finished, a table is of another configuration, the model cannot take the size, or
-            the engine is needed and not there.
+        UserError: curation is not finished, a table is of another configuration, the model cannot be run or cannot
+            take the size, or the engine is needed and not there.
         RuntimeError: shards that could not be encoded, by name; running again tries them again.
     """
-    from mimir_ray.model.latents import check_size
-
     began_s = time.monotonic()
     data, model = absolute(data), model.located()
-    vae, transformer = read_config(model, "vae"), read_config(model, "transformer")
-    for size in config.sizes:
-        check_size(vae, transformer, size.num_frames, size.height, size.width)
+    check_model(model, config)
     cuts = {cut.shard: cut for cut in cut_shards(data, config.clips_per_shard)}
     keys = table_keys(model, config)
     tables = {name: Table(join(data, name)) for name in keys}

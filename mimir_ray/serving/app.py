@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import UserError, from_dict
-from mimir_ray.generation.naming import model_name
+from mimir_ray.generation.naming import name_of_runnable
 from mimir_ray.serving.config import ServingConfig
 from mimir_ray.serving.deployments import Denoiser, FrameDecoder, PromptEncoder
 from mimir_ray.serving.engine import CheckpointEngine, Engine
@@ -58,7 +58,7 @@ def build(args: Mapping[str, Any]) -> "Application":
     """The application that ``args`` (the fields of ``ServingConfig``) describe; what a Serve YAML names.
 
     Raises:
-        UserError: an unknown or ill-typed field, or no checkpoint.
+        UserError: an unknown or ill-typed field, no checkpoint, or one that cannot be run.
     """
     return application(from_dict(ServingConfig, args, "args"))
 
@@ -69,7 +69,7 @@ def application(config: ServingConfig, engine: Engine | None = None) -> "Applica
 
     config = config.model_copy(update={"out": absolute(config.out)})
     if engine is None:
-        model = model_name(config.checkpoint)
+        model = name_of_runnable(config.checkpoint)
         engine = CheckpointEngine(_found(config.checkpoint), config.generation.runtime)
     else:
         model = config.checkpoint

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from mimir_ray.model.latents import draw_latents
+from mimir_ray.model.latents import draw_latents, padding
 from mimir_ray.model.tokens import TextTokens
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.order import BatchOrder, seed_of
@@ -51,7 +51,7 @@ class Batch:
 
     clip_ids: tuple[str, ...]
     latents: Tensor
-    """B T C h w float32: a draw from the posterior times the VAE's scaling factor."""
+    """B T C h w float32: a draw from the posterior times the VAE's scaling factor; T is whole temporal patches."""
     noise: Tensor
     timesteps: Tensor
     """B int64."""
@@ -99,6 +99,7 @@ class Batches:
         scaling_factor: of the VAE.
         timesteps: length of the noise schedule.
         text_length: number N of text tokens that the fuser reads.
+        temporal_patch: latent frames that the transformer reads as one.
         rank, world: this worker takes the samples of its ``Share`` of each batch, in order.
     """
 
@@ -110,6 +111,7 @@ class Batches:
         scaling_factor: float,
         timesteps: int,
         text_length: int,
+        temporal_patch: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -117,6 +119,7 @@ class Batches:
         self._scaling_factor = scaling_factor
         self._timesteps = timesteps
         self._text_length = text_length
+        self._temporal_patch = temporal_patch
         self._order = BatchOrder(data.buckets, config.seed, config.shuffle_shards, config.batch_size)
         self._reader = Reader(data, config)
         share = Share.of(config, world)
@@ -135,7 +138,8 @@ class Batches:
             UserError: a shard cannot be read, or its tokens do not fit the model.
         """
         samples = self._samples(step)
-        shape = samples[0][1].shape
+        frames, *rest = samples[0][1].shape
+        shape = (frames + padding(frames, self._temporal_patch), *rest)
         # The two large tensors are filled in place: at 480p a copy more is a fifth of the time that a sample takes.
         latents, noise = torch.empty(len(samples), *shape), torch.empty(len(samples), *shape)
         rows = [
@@ -184,7 +188,10 @@ class Batches:
         generator = torch.Generator().manual_seed(seed_of(self._config.seed, "draw", step, place))
         which_caption, which_answer, dropout = torch.rand(3, generator=generator).tolist()
         timestep = int(torch.randint(0, self._timesteps, (), generator=generator))
-        latents.copy_(draw_latents(shard.moments(sample)[None], self._scaling_factor, generator)[0])
+        drawn = draw_latents(shard.moments(sample)[None], self._scaling_factor, generator)[0]
+        before = len(latents) - len(drawn)
+        latents[before:] = drawn
+        latents[:before] = drawn[:1]
         torch.randn(noise.shape, generator=generator, out=noise)
         caption = sample.captions[_choose([caption.weight for caption in sample.captions], which_caption)]
         keep = float(dropout >= self._config.text_dropout)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mimir_ray.config import UserError, fingerprint
+from mimir_ray.model.base import check_base
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import absolute, exists, file_id, filesystem, join, write_bytes, write_json
 from mimir_ray.training.card import model_card
@@ -189,12 +190,10 @@ def _save(pipeline: Any, directory: Path, card: str | None) -> None:
 
 
 def _starting_pipeline(model: ModelConfig) -> Any:
-    from diffusers import DiffusionPipeline
-
     from mimir_ray.model.adapters import merge_adapters
     from mimir_ray.model.pipeline import MimirPipeline
 
-    if "token_fuser" in DiffusionPipeline.load_config(model.base, revision=model.revision):
+    if check_base(model.base, model.revision).is_mimir:
         pipeline = MimirPipeline.from_pretrained(model.base, revision=model.revision, dtype=getattr(torch, model.dtype))
         merge_adapters(pipeline.transformer)
         return pipeline

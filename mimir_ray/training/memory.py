@@ -18,7 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from mimir_ray.config import UserError
+from mimir_ray.model.base import read_base
 from mimir_ray.model.config import ModelConfig
+from mimir_ray.model.flops import count_video_tokens
 from mimir_ray.training.config import TrainingConfig
 
 GIB = 2**30
@@ -80,9 +82,7 @@ class Sizes:
 
     def tokens(self, latent_shape: tuple[int, int, int, int]) -> int:
         """Text and video tokens of a sample of latents T C h w."""
-        frames, _, height, width = latent_shape
-        patch, patch_t = int(self.transformer["patch_size"]), int(self.transformer.get("patch_size_t") or 1)
-        return self.text_tokens + (frames // patch_t) * (height // patch) * (width // patch)
+        return self.text_tokens + count_video_tokens(self.transformer, latent_shape)
 
     def adapted(self, config: TrainingConfig) -> list[tuple[str, int]]:
         """The linear layers that get an adapter."""
@@ -134,21 +134,21 @@ def read_sizes(model: ModelConfig) -> Sizes:
     """Count the parameters of a checkpoint whose weights are not read: they are made without memory.
 
     Raises:
-        UserError: no such checkpoint or language model.
+        UserError: no such checkpoint or language model, or one that cannot be run.
     """
     import torch
-    from diffusers import CogVideoXTransformer3DModel, DiffusionPipeline
+    from diffusers import CogVideoXTransformer3DModel
     from transformers import AutoConfig
 
     from mimir_ray.model.token_fuser import TokenFuser, room_for_text
 
     base, where = model.base, {"revision": model.revision}
     make: Any = CogVideoXTransformer3DModel.from_config
+    found = read_base(base, model.revision)
+    config = found.transformer
     try:
-        index = DiffusionPipeline.load_config(base, **where)
-        config = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", **where)
         with torch.device("meta"):
-            if "token_fuser" in index:
+            if found.is_mimir:
                 fuser = TokenFuser.from_config(TokenFuser.load_config(base, subfolder="token_fuser", **where))
             else:
                 width = 0

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from mimir_ray.config import UserError, differences
 from mimir_ray.model import diffusion
+from mimir_ray.model.base import check_base, variant_of
 from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.model.flops import training_flops
+from mimir_ray.model.latents import temporal_patch
+from mimir_ray.model.text_branches import T5Branch
 from mimir_ray.training.batches import Batch
 from mimir_ray.training.config import TrainingConfig
 
@@ -59,30 +62,33 @@ class Start:
     scaling_factor: float
     """Of the VAE."""
     text_length: int
+    temporal_patch: int
+    """Latent frames that the transformer reads as one."""
 
 
 def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
-    """Read transformer, token fuser, scheduler and the VAE's configuration in float32; no other weight is touched.
+    """Read transformer, token fuser, scheduler and the VAE's configuration in float32; no other weight stays.
+
+    Where a fresh fuser has the empty prompt as its null condition, T5 is there for the time of encoding it.
 
     ``model.base`` is a CogVideoX checkpoint, whose fuser is built fresh from the seed, or a Mimir one, whose fuser goes
     on from where it was and whose adapters are merged. What ``config.train`` leaves out is frozen.
 
     Raises:
-        UserError: no such checkpoint, one whose token fuser differs from ``model.fuser``, or one whose positions cannot
-            take the longer text.
+        UserError: no such checkpoint, one that cannot be run or trained, one whose token fuser differs from
+            ``model.fuser``, or one whose positions cannot take the longer text.
     """
-    from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel, DiffusionPipeline
+    from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 
     from mimir_ray.model.adapters import load_own_adapters, merge_adapters
     from mimir_ray.model.token_fuser import TokenFuser, room_for_text
 
     base, where = model.base, {"revision": model.revision}
+    found = check_base(base, model.revision)
+    shape = found.transformer
     try:
-        index = DiffusionPipeline.load_config(base, **where)
-        shape = CogVideoXTransformer3DModel.load_config(base, subfolder="transformer", **where)
-        vae = CogVideoXTransformer3DModel.load_config(base, subfolder="vae", **where)
         scheduler = CogVideoXDDIMScheduler.from_pretrained(base, subfolder="scheduler", **where)
-        if "token_fuser" in index:
+        if found.is_mimir:
             fuser = TokenFuser.from_pretrained(base, subfolder="token_fuser", **where)
             _check_fuser(fuser, model)
         else:
@@ -93,11 +99,18 @@ def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
                 llm_dim=_llm_width(model),
                 text_length=int(shape["max_text_seq_length"]),
             )
+            if model.fuser.null_condition == "empty_prompt":
+                fuser.keep_empty_prompt(_t5(model, int(fuser.config.text_length)))
         overrides = room_for_text(shape, fuser.sequence_length, base)
         transformer = CogVideoXTransformer3DModel.from_pretrained(
-            base, subfolder="transformer", dtype=torch.float32, **overrides, **where
+            base,
+            subfolder="transformer",
+            dtype=torch.float32,
+            variant=variant_of(base, "transformer"),
+            **overrides,
+            **where,
         )
-        if "token_fuser" in index:
+        if found.is_mimir:
             load_own_adapters(transformer, base, model.revision)
             merge_adapters(transformer)
     except OSError as error:
@@ -107,8 +120,9 @@ def load_start(model: ModelConfig, config: TrainingConfig) -> Start:
     select_trained(transformer, config)
     return Start(
         module=TrainingModule(transformer, fuser.float(), diffusion.Schedule.from_scheduler(scheduler)),
-        scaling_factor=float(vae["scaling_factor"]),
+        scaling_factor=float(found.vae["scaling_factor"]),
         text_length=int(fuser.config.text_length),
+        temporal_patch=temporal_patch(transformer.config),
     )
 
 
@@ -133,6 +147,11 @@ def select_trained(transformer: Any, config: TrainingConfig) -> None:
                 f"training.lora.targets={list(lora.targets)} name no layer of the transformer ({error}); "
                 "the attention's are to_q, to_k, to_v and to_out.0"
             ) from None
+
+
+def _t5(model: ModelConfig, text_length: int) -> T5Branch:
+    dtype = getattr(torch, model.dtype)
+    return T5Branch.of_base(model.base, text_length, dtype=dtype, revision=model.revision)
 
 
 def _llm_width(model: ModelConfig) -> int:

@@ -60,8 +60,15 @@ def _held(out: str) -> dict[str, Any] | None:
     """The run that has trained there, if one has."""
     if not exists(join(out, _RUN)) or not exists(join(out, METRICS)):
         return None
-    held: dict[str, Any] = read_json(join(out, _RUN))
-    return held
+    return _completed(read_json(join(out, _RUN)))
+
+
+def _completed(held: dict[str, Any]) -> dict[str, Any]:
+    """A run as it was written, with the defaults of what could not be chosen then."""
+    try:
+        return from_dict(Run, held).model_dump(mode="json")
+    except UserError:  # of a version that could be told other things
+        return held
 
 
 def _refuse_other(out: str, held: dict[str, Any], run: Run) -> None:
@@ -90,7 +97,11 @@ def ended(out: str) -> bool:
 
 def finished(out: str, run: Run) -> bool:
     """Whether this run has."""
-    return ended(out) and bool(read_json(join(out, _MANIFEST))["fingerprint"] == fingerprint(run))
+    if not ended(out):
+        return False
+    manifest = read_json(join(out, _MANIFEST))
+    held = {name: value for name, value in manifest.items() if name in Run.model_fields}
+    return _completed(held) == run.model_dump(mode="json")
 
 
 def read_run(out: str) -> Run:

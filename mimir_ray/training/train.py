@@ -8,6 +8,7 @@ from typing import Any
 
 from mimir_ray.config import Config
 from mimir_ray.generation.config import GenerationConfig
+from mimir_ray.model.base import check_base
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import absolute, content_id, join
 from mimir_ray.training.config import TrainingConfig
@@ -72,13 +73,15 @@ def train(
         scorer: what scores them; it is pickled to where they are made.
 
     Raises:
-        UserError: tables that are missing or do not fit, an ``out`` of another run, too few CPUs or GPUs, a validation
-            that lacks something, a logger that does not take the run, a loss or a gradient that is not finite.
+        UserError: a base that cannot be run, tables that are missing or do not fit, an ``out`` of another run, too few
+            CPUs or GPUs, a validation that lacks something, a logger that does not take the run, a loss or a gradient
+            that is not finite.
         ray.train.TrainingFailedError: workers failed more than ``max_failures`` times.
     """
     began = time.monotonic()
     check_validation(config, generation, scorer)
     data, out, model = absolute(data), absolute(out), model.located()
+    check_base(model.base, model.revision)
     if source is not None:  # which encodes, for hours perhaps
         check_out(out, model, config)
         if not ended(out):

@@ -101,6 +101,7 @@ def _prepare(job: Job, rank: int, world: int) -> tuple[Start, Batches]:
         scaling_factor=start.scaling_factor,
         timesteps=len(start.module.schedule),
         text_length=start.text_length,
+        temporal_patch=start.temporal_patch,
         rank=rank,
         world=world,
     )

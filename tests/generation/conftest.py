@@ -3,7 +3,7 @@
 import pytest
 
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig
-from tests.tiny import tiny_base, tiny_mimir
+from tests.tiny import ONE_POINT_FIVE, tiny_base, tiny_mimir
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,13 @@ def mimir(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_base(tmp_path_factory.mktemp("generation") / "base"))
+
+
+@pytest.fixture(scope="session")
+def base_15(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """CogVideoX 1.5 with the embedding that its image-to-video kin has."""
+    path = tmp_path_factory.mktemp("generation") / "base_15"
+    return str(tiny_base(path, rotary=True, dpm=True, **ONE_POINT_FIVE, ofs_embed_dim=16))
 
 
 @pytest.fixture

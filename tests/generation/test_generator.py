@@ -20,7 +20,7 @@ from mimir_ray.generation.stages import Condition
 from mimir_ray.model.sampling import DenoiseState
 
 
-@pytest.mark.parametrize("kind", ["mimir", "base"])
+@pytest.mark.parametrize("kind", ["mimir", "base", "base_15"])
 def test_separate_stages_give_the_generators_frames(
     kind: str, request: pytest.FixtureRequest, config: GenerationConfig
 ) -> None:

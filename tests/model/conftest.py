@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mimir_ray.model.tokens import TextTokens
-from tests.tiny import LLM_DIM, TEXT_DIM, TEXT_LENGTH, tiny_base, tiny_llm, tiny_mimir
+from tests.tiny import LLM_DIM, ONE_POINT_FIVE, TEXT_DIM, TEXT_LENGTH, tiny_base, tiny_llm, tiny_mimir
 
+STYLES = ["2b", "5b", "15"]
 PROMPTS = ["a red circle moves left then up", "the crimson ball is above a blue box"]
 
 
@@ -19,6 +20,18 @@ def base_2b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base_5b(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("model") / "base_5b", rotary=True, dpm=True)
+
+
+@pytest.fixture(scope="session")
+def base_15(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("model") / "base_15", rotary=True, dpm=True, **ONE_POINT_FIVE)
+
+
+@pytest.fixture
+def base(style: str, request: pytest.FixtureRequest) -> Path:
+    """The base of the test's ``style``: 2b, 5b or 15."""
+    path: Path = request.getfixturevalue(f"base_{style}")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler
 from torch import Tensor
 
+from mimir_ray.config import UserError
 from mimir_ray.model.diffusion import Schedule, draw_timesteps, loss
 from mimir_ray.model.rotary import rotary_embedding
 from tests.tiny import LATENT_CHANNELS, TEXT_DIM, TEXT_LENGTH, tiny_scheduler, tiny_transformer
@@ -82,5 +83,5 @@ def test_timesteps_are_uniform_over_the_whole_schedule() -> None:
 
 
 def test_a_scheduler_that_does_not_predict_v_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'epsilon'.*'v_prediction' only"):
+    with pytest.raises(UserError, match=r"'epsilon'.*'v_prediction' only"):
         Schedule.from_scheduler(CogVideoXDDIMScheduler())

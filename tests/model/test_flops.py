@@ -24,6 +24,7 @@ ONE_POINT_FIVE = FIVE_B | {"patch_size_t": 2, "ofs_embed_dim": None, "patch_bias
         (TWO_B | {"num_layers": 3}, (13, 16, 60, 90), 226),
         (FIVE_B | {"num_layers": 2}, (13, 16, 60, 90), 230),
         (ONE_POINT_FIVE, (4, 16, 60, 90), 230),
+        (ONE_POINT_FIVE | {"ofs_embed_dim": 512}, (4, 16, 60, 90), 230),
     ],
 )
 def test_the_formula_is_what_torch_counts(
@@ -41,7 +42,10 @@ def test_the_formula_is_what_torch_counts(
                 hidden_states=torch.zeros(1, *latents),
                 encoder_hidden_states=torch.zeros(1, text_tokens, config.text_embed_dim),
                 timestep=torch.zeros(1),
+                ofs=torch.zeros(1),
                 image_rotary_emb=rotary,
             )
     assert forward_flops(config, latents, text_tokens) == counter.get_total_flops()
     assert training_flops(config, latents, text_tokens) == 3 * counter.get_total_flops()
+    if config.patch_size_t:
+        assert forward_flops(config, (frames - 1, *latents[1:]), text_tokens) == counter.get_total_flops()

@@ -6,7 +6,7 @@ import torch
 
 from mimir_ray.config import UserError
 from mimir_ray.model.latents import check_size, decode_frames, draw_latents, encode_moments, latent_shape
-from tests.tiny import LATENT_CHANNELS, tiny_transformer, tiny_vae
+from tests.tiny import LATENT_CHANNELS, ONE_POINT_FIVE, tiny_transformer, tiny_vae
 
 
 def frames(count: int, size: int = 32) -> np.ndarray:
@@ -52,6 +52,14 @@ def test_the_padding_of_a_temporal_patch_is_dropped() -> None:
     latents = torch.randn(1, 4, LATENT_CHANNELS, 4, 4)
     assert np.array_equal(decode_frames(vae, latents), decode_frames(vae, latents[:, 1:]))
     assert decode_frames(vae, latents).shape[1] == 9
+
+
+def test_positions_of_1_5_end_where_its_sample_size_does() -> None:
+    vae, config = tiny_vae().config, tiny_transformer(rotary=True, **ONE_POINT_FIVE).config
+    check_size(vae, config, 17, 64, 48)
+    with pytest.raises(UserError, match="width=80 is more than this transformer has positions for: use 64 or less"):
+        check_size(vae, config, 9, 64, 80)
+    check_size(vae, tiny_transformer(rotary=True).config, 9, 64, 80)  # the 5B stretches its own
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """The sampler equals diffusers' pipeline bit for bit, and a run can stop and go on."""
 
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import CogVideoXPipeline, DDIMScheduler
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, DDIMScheduler
 
+from mimir_ray.model.rotary import rotary_embedding
 from mimir_ray.model.sampling import DenoiseState, Sampler
 from tests.tiny import LATENT_CHANNELS, TEXT_DIM, TEXT_LENGTH, tiny_scheduler, tiny_transformer
 
@@ -61,6 +65,59 @@ def test_a_run_saved_after_any_step_continues_bit_identically(dpm: bool, rotary:
         *_, done = sampler(dpm=dpm, rotary=rotary).steps(loaded, condition, null)
         assert torch.equal(done.latents, states[-1].latents)
         assert done.to_bytes() == states[-1].to_bytes()
+
+
+def test_only_so_many_sizes_and_numbers_of_steps_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    def noted(*size: Any) -> Any:
+        tables = rotary_embedding(*size)
+        made.append(weakref.ref(tables[0]))
+        return tables
+
+    monkeypatch.setattr("mimir_ray.model.sampling.rotary_embedding", noted)
+    prepare = CogVideoXDDIMScheduler.set_timesteps
+
+    def prepared(scheduler: Any, *settings: Any) -> None:
+        made.append(weakref.ref(scheduler))
+        prepare(scheduler, *settings)
+
+    monkeypatch.setattr(CogVideoXDDIMScheduler, "set_timesteps", prepared)
+    ours = sampler(rotary=True)
+    condition, null = text(1)
+
+    def run(number: int) -> torch.Tensor:
+        shape, steps = (3, LATENT_CHANNELS, 2, 2 * number), 1 + number
+        start = ours.start(shape, [5], num_inference_steps=steps, guidance_scale=3.0, dtype=torch.float32)
+        return ours.step(start, condition, null).latents
+
+    first = [run(number) for number in range(1, 31)]
+    gc.collect()
+    assert len(made) == 60
+    assert sum(ref() is not None for ref in made) <= 2 * 8
+    assert all(torch.equal(run(number), latents) for number, latents in enumerate(first[:3], 1))  # made anew
+    run(3)
+    assert len(made) == 66  # and remembered
+
+
+@pytest.mark.parametrize("steps", [60, 61, 121])
+def test_a_run_has_as_many_steps_as_were_asked_for_and_ends_at_the_first_timestep(steps: int) -> None:
+    scheduler = tiny_scheduler()
+    scheduler.set_timesteps(steps)
+    assert len(scheduler.timesteps) == steps + (steps != 60)  # the last of which is -1
+    ours = sampler()
+    condition, null = text(1)
+    start = ours.start(
+        (1, LATENT_CHANNELS, 2, 2), [5], num_inference_steps=steps, guidance_scale=1.0, dtype=torch.float32
+    )
+    seen: list[int] = []
+    ours.transformer.register_forward_pre_hook(
+        lambda _module, _args, given: seen.append(int(given["timestep"][0])), with_kwargs=True
+    )
+    *_, done = ours.steps(start, condition, null)
+    assert done.num_inference_steps == len(seen) == steps
+    assert seen == scheduler.timesteps[:steps].tolist()
+    assert 0 <= seen[-1] < 1000 / steps
 
 
 def test_runs_of_different_lengths_take_turns_on_one_sampler() -> None:

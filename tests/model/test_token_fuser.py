@@ -1,17 +1,20 @@
 """The token fuser: the ablation grid, the null condition, masks, gradients, saving."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import CogVideoXPipeline
 from torch import Tensor, nn
 
 from mimir_ray.config import UserError
 from mimir_ray.model.config import FuserConfig, ablation_cells
+from mimir_ray.model.text_branches import T5Branch
 from mimir_ray.model.token_fuser import TokenFuser, room_for_text
 from mimir_ray.model.tokens import TextTokens
-from tests.tiny import LLM_DIM, TEXT_DIM, TEXT_LENGTH
+from tests.tiny import LLM_DIM, TEXT_DIM, TEXT_LENGTH, tiny_base
 
 CELLS = ablation_cells()
 
@@ -72,8 +75,13 @@ def test_equation_3_written_out(tokens: TextTokens) -> None:
 
 
 @pytest.mark.parametrize("join", ["concat", "residual"])
-def test_keep_0_is_the_null_condition_exactly_and_keep_1_changes_nothing(join: str, tokens: TextTokens) -> None:
-    fuser = build(FuserConfig(stabilizer_join=join, learn_alpha=True), trained=True)
+@pytest.mark.parametrize("null_condition", ["zeros", "empty_prompt"])
+def test_keep_0_is_the_null_condition_exactly_and_keep_1_changes_nothing(
+    join: str, null_condition: str, tokens: TextTokens
+) -> None:
+    fuser = build(FuserConfig(stabilizer_join=join, learn_alpha=True, null_condition=null_condition), trained=True)
+    if null_condition == "empty_prompt":
+        fuser.null_token.copy_(torch.randn(TEXT_LENGTH, TEXT_DIM))
     mixed = fuser(tokens, keep=torch.tensor([0.0, 1.0]))
     null, semantic = fuser.null_token.expand(TEXT_LENGTH, -1), fuser.learnable_tokens
     if join == "concat":
@@ -167,8 +175,35 @@ def test_every_cell_is_saved_and_loaded_sharded(name: str, tmp_path: Path, token
     fuser.save_pretrained(tmp_path, max_shard_size="4KB")
     loaded = TokenFuser.from_pretrained(tmp_path)
     assert torch.equal(loaded(tokens), fuser(tokens))
-    assert loaded.config.null_condition == "zeros"
+    assert loaded.config.null_condition == ("empty_prompt" if name == "baseline" else "zeros")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1 or name in ("baseline", "decoder", "decoder_norm")
+
+
+def test_the_empty_prompt_is_kept_with_the_fuser_and_needs_no_text_encoder(tmp_path: Path, tokens: TextTokens) -> None:
+    base = tiny_base(tmp_path / "base")
+    fuser = build(FuserConfig.baseline())
+    fuser.keep_empty_prompt(T5Branch.of_base(str(base), TEXT_LENGTH, dtype=torch.float32))
+    theirs = CogVideoXPipeline.from_pretrained(base)
+    with torch.no_grad():
+        _, expected = theirs.encode_prompt("a ball", max_sequence_length=TEXT_LENGTH)
+    assert expected.abs().min() > 0
+    fuser.save_pretrained(tmp_path / "fuser")
+    loaded = TokenFuser.from_pretrained(tmp_path / "fuser")
+    nothing = torch.zeros(2)
+    assert torch.equal(loaded(tokens, keep=nothing), expected.expand(2, -1, -1))
+    assert torch.equal(loaded.bfloat16()(tokens, keep=nothing)[:1], expected.bfloat16())
+
+
+def test_a_fuser_of_before_there_was_a_choice_has_zeros(tmp_path: Path, tokens: TextTokens) -> None:
+    build(CELLS["full"], trained=True).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("null_condition") == "zeros"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = TokenFuser.from_pretrained(tmp_path)
+    assert loaded.null_token.shape == (TEXT_DIM,)
+    assert not loaded(tokens, keep=torch.zeros(2))[:, :TEXT_LENGTH].any()
+    with pytest.raises(ValueError, match="'noise' is not known"):
+        TokenFuser.from_config(config | {"null_condition": "noise"})
 
 
 def test_tokens_of_the_wrong_length_are_refused_with_the_remedy(tokens: TextTokens) -> None:

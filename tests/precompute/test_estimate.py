@@ -19,6 +19,7 @@ from mimir_ray.recipes import mimir_5b
 from mimir_ray.records import Clip
 from mimir_ray.video import read_frames
 from tests.precompute.world import CONFIG, alone, curated, tiny_model
+from tests.tiny import write_index
 
 # What CogVideoX-5B's config.json files say, as far as it matters here.
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -91,6 +92,7 @@ def test_the_papers_half_million_clips(data: str, tmp_path: Path) -> None:
     for part, config in PUBLISHED.items():
         (tmp_path / "base" / part).mkdir(parents=True)
         (tmp_path / "base" / part / "config.json").write_text(json.dumps(config))
+    write_index(tmp_path / "base")
     Phi3Config().save_pretrained(tmp_path / "llm")
     recipe = mimir_5b()
     model = recipe.model.model_copy(update={"base": str(tmp_path / "base"), "llm": str(tmp_path / "llm")})

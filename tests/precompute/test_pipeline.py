@@ -346,7 +346,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model
         with pytest.raises(UserError, match="height=40 must be a positive multiple of 16"):
             encode(str(finished), model, override(CONFIG, ["buckets=[{num_frames: 9, height: 40, width: 64}]"]))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no vae/config\.json"):
+    with pytest.raises(UserError, match=r"no model_index\.json"):
         precompute(str(finished), model.model_copy(update={"base": str(tmp_path / "empty")}), CONFIG)
 
 

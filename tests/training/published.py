@@ -9,6 +9,7 @@ from transformers import Phi3Config
 
 from mimir_ray.recipes import Recipe, by_name
 from tests.model.test_real_shapes import CONFIGS
+from tests.tiny import write_index
 
 LATENTS = (13, 16, 60, 90)
 """T C h w of 49 frames of 480x720."""
@@ -24,7 +25,7 @@ def published(root: Path, name: str) -> Recipe:
     (base / "vae").mkdir()
     vae = {"block_out_channels": [128, 256, 256, 512], "temporal_compression_ratio": 4}
     (base / "vae" / "config.json").write_text(json.dumps(vae))
-    (base / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXPipeline"}))
+    write_index(base)
     Phi3Config().save_pretrained(llm)  # whose defaults are Phi-3-mini's, of the same width
     recipe = by_name(name)
     model = recipe.model.model_copy(update={"base": str(base), "llm": str(llm)})

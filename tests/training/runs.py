@@ -95,6 +95,7 @@ def batches_of(world: World, made: TrainingConfig, rank: int, ranks: int, cls: t
         scaling_factor=start.scaling_factor,
         timesteps=len(start.module.schedule),
         text_length=start.text_length,
+        temporal_patch=start.temporal_patch,
         rank=rank,
         world=ranks,
     )

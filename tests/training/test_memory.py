@@ -224,7 +224,7 @@ def test_a_mimir_checkpoint_is_counted_with_its_own_fuser(tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot read the configurations of .*nowhere"):
+    with pytest.raises(UserError, match=r"there is no checkpoint at .*nowhere"):
         read_sizes(ModelConfig(base=str(tmp_path / "nowhere")))
 
 

@@ -1,11 +1,12 @@
 """What makes two runs the same one."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from mimir_ray.config import UserError
-from mimir_ray.model.config import ModelConfig
+from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.run import Run, begin, finish, finished, read_run
 
@@ -46,6 +47,30 @@ def test_what_changes_the_weights_is_another_run(out: str, fields: dict[str, obj
     with pytest.raises(UserError, match=r"holds another run: .* Choose another --out"):
         begin(out, run(**fields))
     assert read_run(out).training.learning_rate == 0.1
+
+
+def test_a_run_of_before_a_field_existed_has_its_default(out: str) -> None:
+    finish(out, run(), 1.0)
+    (Path(out) / "export").mkdir()
+    (Path(out) / "export" / "model_index.json").write_text("{}")
+    for name in ("_run.json", "_manifest.json"):
+        written = json.loads((Path(out) / name).read_text())
+        assert written["model"]["fuser"].pop("null_condition") == "zeros"
+        (Path(out) / name).write_text(json.dumps(written))
+    begin(out, run())
+    assert finished(out, run())
+    fuser = FuserConfig(null_condition="empty_prompt")
+    other = run().model_copy(update={"model": ModelConfig(base="base", fuser=fuser)})
+    assert not finished(out, other)
+    with pytest.raises(UserError, match='null_condition was "zeros" and is now "empty_prompt"'):
+        begin(out, other)
+
+
+def test_a_run_of_another_version_is_another_run(out: str) -> None:
+    path = Path(out) / "_run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1, "cut": "long ago"}))
+    with pytest.raises(UserError, match=r"schema_version was 1 and is now 2.* Choose another --out"):
+        begin(out, run())
 
 
 def test_other_clips_are_another_run_and_said_in_words(out: str) -> None:
