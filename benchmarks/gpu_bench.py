@@ -18,8 +18,8 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from torch import Tensor
 
 from mimir_ray.model.latents import latent_shape
-from mimir_ray.training.memory import GIB
-from mimir_ray.training.telemetry import peak_tflops
+from mimir_ray.training.reporting.telemetry import peak_tflops
+from mimir_ray.training.sizing.memory import GIB
 
 RUNS = 3
 ENOUGH_S = 20.0

@@ -31,11 +31,11 @@ from mimir_ray.model.latents import decode_frames
 from mimir_ray.model.sampling import Sampler
 from mimir_ray.model.token_fuser import TokenFuser
 from mimir_ray.model.tokens import TextTokens
-from mimir_ray.training.batches import Batch
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.data.batches import Batch
 from mimir_ray.training.engine import Engine
-from mimir_ray.training.memory import GIB, Sizes, estimate_memory
 from mimir_ray.training.module import TrainingModule, select_trained
+from mimir_ray.training.sizing.memory import GIB, Sizes, estimate_memory
 
 STEPS = 3
 """Guided steps of one run of sampling."""

@@ -31,9 +31,9 @@ import torch
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.records import SCHEMAS, StateDtype, pack_array
 from mimir_ray.storage import Table
-from mimir_ray.training.batches import Batches
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.tables import TrainingData, open_data
+from mimir_ray.training.data.batches import Batches
+from mimir_ray.training.data.samples import TrainingData, open_data
 
 logger = logging.getLogger(__name__)
 

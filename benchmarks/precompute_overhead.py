@@ -147,9 +147,9 @@ def plain_loops(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Calla
     import torch
 
     from mimir_ray.precompute.components import load_llm, load_t5, load_vae
-    from mimir_ray.precompute.cut import Cut, cut_shards
     from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
     from mimir_ray.precompute.inputs import ok_captions, ok_clips
+    from mimir_ray.precompute.shard_plan import Cut, cut_shards
     from mimir_ray.precompute.sources import Sources
 
     torch.set_num_threads(1)

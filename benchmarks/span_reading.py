@@ -28,9 +28,9 @@ from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig, curate
 from mimir_ray.precompute import PrecomputeConfig
 from mimir_ray.precompute.actors import LatentEncoder
-from mimir_ray.precompute.cut import cut_shards
 from mimir_ray.precompute.frames import choose_size
 from mimir_ray.precompute.inputs import ok_clips
+from mimir_ray.precompute.shard_plan import cut_shards
 from mimir_ray.precompute.sources import Sources
 from mimir_ray.recipes import shapes
 from mimir_ray.records import Clip

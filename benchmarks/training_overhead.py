@@ -29,7 +29,7 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.records import SCHEMAS, pack_array
 from mimir_ray.storage import Table
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.tables import open_data
+from mimir_ray.training.data.samples import open_data
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +102,11 @@ def compare(settings: dict[str, Any]) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
-    from mimir_ray.training.batches import Batches
+    from mimir_ray.training.data.batches import Batches
     from mimir_ray.training.engine import Engine, learning_rate_at
     from mimir_ray.training.loop import run_steps
     from mimir_ray.training.module import load_start
-    from mimir_ray.training.state import Progress
+    from mimir_ray.training.state.pieces import Progress
 
     torch.set_num_threads(1)
     root, config = settings["root"], settings["config"]

@@ -26,7 +26,7 @@ from mimir_ray.recipes import shapes
 from mimir_ray.shapes.dataset import render_corpus
 from mimir_ray.shapes.prompts import evaluation_prompts
 from mimir_ray.training import LoggingConfig, TrainingConfig, ValidationConfig, read_validations, train
-from mimir_ray.training.metrics import read_metrics
+from mimir_ray.training.reporting.metrics import read_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ def export(
     """Write a checkpoint of a run in diffusers' layout, for `MimirPipeline.from_pretrained` and every verb here."""
     require(run, "RUN", "name what `mimir train --out` wrote")
 
-    from mimir_ray.training.export import export_run
+    from mimir_ray.training.state.export import export_run
 
     silence_loading_bars()
     with status.status(f"reading {run}"):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mimir_ray.recipes import Recipe
-    from mimir_ray.training.validation import Score
+    from mimir_ray.training.reporting.validation import Score
 
 KNOWN = 300
 """Prompts of each list whose scenes are known."""
@@ -26,7 +26,7 @@ class SceneScorer:
 
     def __call__(self, prompt: str, frames: "NDArray[np.uint8]") -> "Score | None":
         """The share of axes (colour, object, ...) that are right, each of them in the detail."""
-        from mimir_ray.training.validation import Score
+        from mimir_ray.training.reporting.validation import Score
 
         if prompt not in self.scenes:
             return None

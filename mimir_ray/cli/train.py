@@ -79,7 +79,7 @@ def train(
     from mimir_ray.cli.training_line import TrainingLine
     from mimir_ray.precompute import encode_in_memory
     from mimir_ray.training import train as run
-    from mimir_ray.training.metrics import loss_text
+    from mimir_ray.training.reporting.metrics import loss_text
 
     connect(address)
     encode = partial(encode_in_memory, data, configuration.model, configuration.precompute)

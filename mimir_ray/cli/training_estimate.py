@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from mimir_ray.training.estimate import UTILISATION
+from mimir_ray.training.sizing.estimate import UTILISATION
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
@@ -31,8 +31,8 @@ def rows(recipe: "Recipe", gpu: str, workers: Sequence[int] | None = None) -> li
     """
     from mimir_ray.model.latents import latent_shape
     from mimir_ray.precompute.components import read_config
-    from mimir_ray.training.estimate import estimate_training
-    from mimir_ray.training.memory import GIB, read_sizes
+    from mimir_ray.training.sizing.estimate import estimate_training
+    from mimir_ray.training.sizing.memory import GIB, read_sizes
 
     sizes = read_sizes(recipe.model)
     vae, transformer = read_config(recipe.model, "vae"), SimpleNamespace(**sizes.transformer)

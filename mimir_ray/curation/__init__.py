@@ -3,7 +3,7 @@
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.export import ExportSummary, export_clips, require_apart
 from mimir_ray.curation.pipeline import curate
-from mimir_ray.curation.report import write_report
+from mimir_ray.curation.report.page import write_report
 from mimir_ray.curation.summary import CurationSummary, losses, render
 
 __all__ = [

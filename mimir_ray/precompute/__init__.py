@@ -5,7 +5,7 @@ summary = precompute("runs/mine/data", recipe.model, recipe.precompute)
 
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.estimate import Estimate, estimate
-from mimir_ray.precompute.memory import EncodedTables, encode_in_memory
+from mimir_ray.precompute.in_memory import EncodedTables, encode_in_memory
 from mimir_ray.precompute.pipeline import precompute
 from mimir_ray.precompute.summary import PrecomputeSummary, render
 

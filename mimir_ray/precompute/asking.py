@@ -21,10 +21,10 @@ from mimir_ray.precompute.answers import (
 )
 from mimir_ray.precompute.components import load_llm_reader
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.cut import Cut
 from mimir_ray.precompute.inputs import Caption
 from mimir_ray.precompute.outcomes import Retry, Row
 from mimir_ray.precompute.rows import Key, complete, settled_rows
+from mimir_ray.precompute.shard_plan import Cut
 from mimir_ray.storage import Table, join
 from mimir_ray.vllm import EngineConfig
 

@@ -16,9 +16,9 @@ from mimir_ray.model.config import SEMANTIC_TOKENS, ModelConfig
 from mimir_ray.model.flops import GPUS, Gpu
 from mimir_ray.precompute.components import read_config, text_length, tile
 from mimir_ray.precompute.config import PrecomputeConfig, Size
-from mimir_ray.precompute.cut import cut_shards, enough_shards
 from mimir_ray.precompute.frames import TooShort, choose_size, nearest_sizes
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
+from mimir_ray.precompute.shard_plan import cut_shards, enough_shards
 from mimir_ray.records import Clip
 from mimir_ray.storage import absolute
 

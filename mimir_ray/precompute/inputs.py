@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mimir_ray.precompute.cut import Cut
+from mimir_ray.precompute.shard_plan import Cut
 from mimir_ray.records import Clip
 from mimir_ray.storage import Table, join
 

@@ -12,11 +12,11 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.asking import Tell, ask, engine_config
 from mimir_ray.precompute.components import check_model, load_t5_tokenizer, text_length
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.cut import Cut, cut_shards
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.lengths import CutCaptions, keep_counts, kept_counts
 from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import survey
+from mimir_ray.precompute.shard_plan import Cut, cut_shards
 from mimir_ray.precompute.summary import PrecomputeSummary
 from mimir_ray.storage import Table, absolute, account, join, predecessors
 from mimir_ray.vllm import Engine, EngineConfig, vllm_engine

@@ -27,8 +27,8 @@ from mimir_ray.shapes.dataset import BAD_CLIPS, render_corpus
 from mimir_ray.shapes.prompts import PromptSet
 from mimir_ray.storage import content_id, write_bytes, write_json
 from mimir_ray.training import TrainingSummary, train
-from mimir_ray.training.metrics import Row as MetricsRow
-from mimir_ray.training.metrics import loss_text, read_metrics
+from mimir_ray.training.reporting.metrics import Row as MetricsRow
+from mimir_ray.training.reporting.metrics import loss_text, read_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ The text encoders and the VAE take no part: their tables (``latents``, ``t5_toke
 """
 
 from mimir_ray.training.config import CaptionWeights, LoggingConfig, TrainingConfig, ValidationConfig
+from mimir_ray.training.reporting.validation import Score, Scorer, read_validations
 from mimir_ray.training.train import TrainingSummary, train
-from mimir_ray.training.validation import Score, Scorer, read_validations
 
 __all__ = [
     "CaptionWeights",

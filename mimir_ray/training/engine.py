@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from mimir_ray.training.average import AVERAGE, AveragingAdamW, decay_at
-from mimir_ray.training.batches import Batch, Share
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.data.batches import Batch, Share
 from mimir_ray.training.module import TrainingModule
-from mimir_ray.training.sharding import owned, owned_gradients, publish
-from mimir_ray.training.state import WEIGHT, Piece, Progress, key, read_progress, read_state, write_state
+from mimir_ray.training.state.pieces import WEIGHT, Piece, Progress, key, read_progress, read_state, write_state
+from mimir_ray.training.state.sharding import owned, owned_gradients, publish
 
 _NO_LIMIT = 10**9
 

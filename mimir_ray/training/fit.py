@@ -7,13 +7,13 @@ from typing import Any
 from mimir_ray.config import UserError
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import filesystem
-from mimir_ray.training.capacity import check_fits, cluster_nodes
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.data.samples import TrainingData
 from mimir_ray.training.job import Job
-from mimir_ray.training.run import CHECKPOINTS
-from mimir_ray.training.tables import TrainingData
-from mimir_ray.training.validation import require_room
-from mimir_ray.training.validator import Validator
+from mimir_ray.training.reporting.validation import require_room
+from mimir_ray.training.reporting.validator import Validator
+from mimir_ray.training.sizing.capacity import check_fits, cluster_nodes
+from mimir_ray.training.state.run import CHECKPOINTS
 
 
 def check_workers(config: TrainingConfig) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.tables import TrainingData
+from mimir_ray.training.data.samples import TrainingData
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mimir_ray.training.batches import Batch, Batches
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.data.batches import Batch, Batches
 from mimir_ray.training.engine import Engine, StepResult, learning_rate_at
-from mimir_ray.training.metrics import Row
-from mimir_ray.training.state import Progress
-from mimir_ray.training.telemetry import loss_by_timestep, peak_memory_gib, peak_tflops
+from mimir_ray.training.reporting.metrics import Row
+from mimir_ray.training.reporting.telemetry import loss_by_timestep, peak_memory_gib, peak_tflops
+from mimir_ray.training.state.pieces import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.model.flops import training_flops
 from mimir_ray.model.latents import temporal_patch
 from mimir_ray.model.text_branches import T5Branch
-from mimir_ray.training.batches import Batch
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.data.batches import Batch
 
 
 class TrainingModule(nn.Module):

@@ -12,15 +12,15 @@ from mimir_ray.model.base import check_base
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import absolute, content_id, join
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.feed import Feed
+from mimir_ray.training.data.samples import open_data
+from mimir_ray.training.data.source import Source
 from mimir_ray.training.fit import check_memory, check_workers, fit
-from mimir_ray.training.loggers import check_packages, open_loggers
-from mimir_ray.training.metrics import Row, read_metrics, row_text
-from mimir_ray.training.run import METRICS, Run, begin, check_out, ended, finish, finished
-from mimir_ray.training.source import Source
-from mimir_ray.training.tables import open_data
-from mimir_ray.training.validation import Scorer, Validation, check_validation
-from mimir_ray.training.validator import Validator
+from mimir_ray.training.reporting.feed import Feed
+from mimir_ray.training.reporting.loggers import check_packages, open_loggers
+from mimir_ray.training.reporting.metrics import Row, read_metrics, row_text
+from mimir_ray.training.reporting.validation import Scorer, Validation, check_validation
+from mimir_ray.training.reporting.validator import Validator
+from mimir_ray.training.state.run import METRICS, Run, begin, check_out, ended, finish, finished
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def _export(out: str) -> None:
     """Export the last checkpoint, on any machine of the cluster: the driver's may be a small one."""
     import ray
 
-    from mimir_ray.training.export import export_run
+    from mimir_ray.training.state.export import export_run
 
     cluster: Any = ray
     cluster.get(cluster.remote(export_run).options(num_cpus=1).remote(out))

@@ -15,15 +15,15 @@ import torch.distributed as dist
 
 from mimir_ray.config import UserError
 from mimir_ray.storage import content_id, join
-from mimir_ray.training.batches import Batches
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.data.batches import Batches
 from mimir_ray.training.engine import Engine
 from mimir_ray.training.job import Job
 from mimir_ray.training.loop import NonFiniteError, run_steps
-from mimir_ray.training.metrics import MetricsFile, Row
 from mimir_ray.training.module import Start, load_start
-from mimir_ray.training.run import METRICS, checkpoint_name
-from mimir_ray.training.state import Progress
+from mimir_ray.training.reporting.metrics import MetricsFile, Row
+from mimir_ray.training.state.pieces import Progress
+from mimir_ray.training.state.run import METRICS, checkpoint_name
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any
 from mimir_ray.cli.training_estimate import columns, rows
 from mimir_ray.config import override
 from mimir_ray.recipes import Recipe, by_name
-from mimir_ray.training.memory import GIB, estimate_memory, read_sizes
+from mimir_ray.training.sizing.memory import GIB, estimate_memory, read_sizes
 from tests.cli.command import ROOT
-from tests.training.published import published
+from tests.training.sizing.published import published
 
 PAGE = ROOT / "docs" / "training.md"
 BEGIN, END = "<!-- memory tables -->\n", "<!-- end of memory tables -->\n"

@@ -11,8 +11,8 @@ from mimir_ray.config import UserError
 from mimir_ray.precompute import encode_in_memory, precompute
 from mimir_ray.storage import Table
 from mimir_ray.training import train
-from mimir_ray.training.metrics import read_metrics
-from mimir_ray.training.source import Source
+from mimir_ray.training.data.source import Source
+from mimir_ray.training.reporting.metrics import read_metrics
 from tests.cli.command import mimir
 from tests.precompute.world import curated, tiny_model
 

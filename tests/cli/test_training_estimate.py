@@ -8,7 +8,7 @@ from mimir_ray.cli.console import results
 from mimir_ray.model.flops import GPUS
 from tests.cli.command import mimir
 from tests.cli.memory_tables import BEGIN, END, PAGE, tables
-from tests.training.published import published
+from tests.training.sizing.published import published
 
 
 def test_the_documented_tables_are_those_that_the_recipes_give() -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mimir_ray.cli import training_line
 from mimir_ray.cli.training_line import TrainingLine
-from mimir_ray.training.metrics import row_text
+from mimir_ray.training.reporting.metrics import row_text
 
 ROW: dict[str, Any] = {
     "step": 120,

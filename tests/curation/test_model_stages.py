@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, curate
-from mimir_ray.curation.findings import gather
-from mimir_ray.curation.report import page
+from mimir_ray.curation.report.findings import gather
+from mimir_ray.curation.report.page import page
 from mimir_ray.curation.stages import MODEL_STAGES
 from mimir_ray.curation.tables import outcome_table, rows_of, stage_table
 from tests.curation.local import SHARD, curate_here, curate_whole

@@ -14,9 +14,9 @@ from mimir_ray.dataflow import ActorPool
 from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.precompute import PrecomputeConfig, PrecomputeSummary, precompute
 from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
-from mimir_ray.precompute.cut import Cut, cut_shards
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.outcomes import Retry
+from mimir_ray.precompute.shard_plan import Cut, cut_shards
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table, file_id
 from mimir_ray.video import write_mp4

@@ -14,13 +14,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.training.batches import Batch, Batches, Share
 from mimir_ray.training.config import LoraConfig, TrainingConfig
+from mimir_ray.training.data.batches import Batch, Batches, Share
+from mimir_ray.training.data.samples import open_data
 from mimir_ray.training.engine import Engine, learning_rate_at
 from mimir_ray.training.loop import NonFiniteError, run_steps
 from mimir_ray.training.module import load_start
-from mimir_ray.training.state import Progress, read_weights
-from mimir_ray.training.tables import open_data
+from mimir_ray.training.state.pieces import Progress, read_weights
 
 WORLD = 2
 STEPS = 48

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mimir_ray.config import to_yaml
-from mimir_ray.training.metrics import read_metrics
+from mimir_ray.training.reporting.metrics import read_metrics
 from tests.training.runs import World, config, plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mimir_ray.training.state import Progress, read_progress, read_weights
+from mimir_ray.training.state.pieces import Progress, read_progress, read_weights
 from tests.training.runs import (
     BROKEN,
     COMBINATIONS,

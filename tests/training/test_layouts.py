@@ -11,12 +11,12 @@ from diffusers import CogVideoXPipeline
 from mimir_ray.config import UserError
 from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.model.pipeline import MimirPipeline
-from mimir_ray.training.batches import Batch, Batches
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.export import trained_pipeline
-from mimir_ray.training.memory import read_sizes
+from mimir_ray.training.data.batches import Batch, Batches
+from mimir_ray.training.data.samples import open_data
 from mimir_ray.training.module import load_start
-from mimir_ray.training.tables import open_data
+from mimir_ray.training.sizing.memory import read_sizes
+from mimir_ray.training.state.export import trained_pipeline
 from tests.tiny import ONE_POINT_FIVE, TEXT_LENGTH, tiny_base, tiny_llm
 from tests.training.tables import write_tables
 

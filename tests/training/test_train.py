@@ -19,7 +19,7 @@ from mimir_ray.model.flops import training_flops
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.storage import read_json
 from mimir_ray.training import TrainingSummary, train
-from mimir_ray.training.metrics import read_metrics
+from mimir_ray.training.reporting.metrics import read_metrics
 from tests.tiny import ONE_POINT_FIVE, tiny_base
 from tests.training.runs import COMBINATIONS, MIDDLE, SHORT, STEPS, WORLD, Outcome, World, config, outcome
 from tests.training.tables import write_tables

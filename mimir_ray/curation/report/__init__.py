@@ -1,0 +1,1 @@
+"""`report.html`: what a finished curation kept and why the rest went."""

@@ -1,0 +1,1 @@
+"""What a run tells: rows of metrics, loggers, and validations off the training path."""

@@ -1,0 +1,151 @@
+"""What validations leave, and what they need.
+
+    out/validation/step-00000500/
+        index.jsonl       one row a prompt: prompt, seed, path, score, detail, reason, seconds
+        00.mp4  01.mp4    in the order of the prompts
+
+The index is written last, so that where it is, everything is.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimir_ray.config import UserError
+from mimir_ray.generation.config import GenerationConfig
+from mimir_ray.jsonl import json_lines
+from mimir_ray.storage import exists, join, list_files, parent, read_bytes, write_bytes
+from mimir_ray.training.config import TrainingConfig, ValidationConfig
+from mimir_ray.training.state.run import checkpoint_name
+
+_FOLDER, _INDEX = "validation", "index.jsonl"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a video shows its prompt."""
+
+    value: float
+    """From 0 to 1."""
+    detail: dict[str, Any] = field(default_factory=dict)
+    """What it is made of, as JSON can say it."""
+
+
+Scorer = Callable[[str, NDArray[np.uint8]], Score | None]
+"""(prompt, frames F H W 3) to its score, or None for a prompt that it cannot judge. It is pickled to where the videos
+are made."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one prompt came to."""
+
+    prompt: str
+    seed: int
+    path: str | None = None
+    """Of the video in the validation's folder; None where none could be made."""
+    score: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    """Why there is no video or no score although there should be; empty where all went well."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the prompts came to with the weights of one checkpoint."""
+
+    step: int
+    folder: str
+    samples: tuple[Sample, ...]
+
+    @property
+    def made(self) -> int:
+        """Videos."""
+        return sum(sample.path is not None for sample in self.samples)
+
+    @property
+    def score(self) -> float | None:
+        """Mean over the videos that have one."""
+        scores = [sample.score for sample in self.samples if sample.score is not None]
+        return sum(scores) / len(scores) if scores else None
+
+    @property
+    def reasons(self) -> list[str]:
+        """Of the prompts that failed, each once."""
+        return list(dict.fromkeys(sample.reason for sample in self.samples if sample.reason))
+
+    @property
+    def seconds(self) -> float:
+        """That the videos took."""
+        return sum(sample.seconds for sample in self.samples)
+
+    def write(self) -> None:
+        """Write the index."""
+        rows = (json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in self.samples)
+        write_bytes(join(self.folder, _INDEX), "".join(rows).encode())
+
+
+def validation_folder(out: str, step: int) -> str:
+    """Where the videos of a step lie."""
+    return join(out, _FOLDER, checkpoint_name(step))
+
+
+def read_validation(out: str, step: int) -> Validation | None:
+    """The validation of a step under ``out``; None where there is none."""
+    index = join(validation_folder(out, step), _INDEX)
+    return _read(index) if exists(index) else None
+
+
+def read_validations(out: str) -> list[Validation]:
+    """Every validation under ``out``, the first step first."""
+    root = join(out, _FOLDER)
+    return [_read(index) for index in list_files(root, {_INDEX})] if exists(root) else []
+
+
+def _read(index: str) -> Validation:
+    folder = parent(index)[0]
+    samples = tuple(Sample(**row) for _, row in json_lines(read_bytes(index), index))
+    return Validation(int(parent(folder)[1].removeprefix("step-")), folder, samples)
+
+
+def check_validation(config: TrainingConfig, generation: GenerationConfig | None, scorer: Scorer | None) -> None:
+    """Raise UserError where a training asks for validation and lacks something that it takes."""
+    validation = config.validation
+    if config.keep_by == "score" and (scorer is None or not validation.every):
+        lacking = "nothing here scores videos" if scorer is None else "training.validation.every=0 makes no videos"
+        raise UserError(
+            f"training.keep_by=score keeps what validation scores best, and {lacking}; set training.keep_by=step"
+            + ("" if scorer is None else f", or training.validation.every={config.checkpoint_every}")
+        )
+    if not validation.every:
+        return
+    if generation is None:
+        raise UserError(
+            f"training.validation.every={validation.every} makes videos and nothing says of what size; pass "
+            "generation=GenerationConfig(...) to train(), or set training.validation.every=0"
+        )
+    if generation.runtime.device == "cuda" and not validation.num_gpus:
+        raise UserError(
+            "generation.runtime.device=cuda and training.validation.num_gpus=0: validation would see no GPU; set "
+            "training.validation.num_gpus=1, or generation.runtime.device=auto"
+        )
+
+
+def require_room(config: ValidationConfig, *, cpus: float, gpus: float) -> None:
+    """Raise UserError where a validation cannot have what it asks for beside the training: it would never start.
+
+    Args:
+        cpus, gpus: what the cluster has beside the training workers.
+    """
+    for kind, need, have in (("cpus", config.num_cpus, cpus), ("gpus", config.num_gpus, gpus)):
+        if config.every and need > have:
+            raise UserError(
+                f"training.validation.num_{kind}={need:g} and the training workers leave {have:g} of this Ray "
+                f"cluster's {kind.upper()[:-1]}s; lower it, take fewer training.workers, or set "
+                "training.validation.every=0"
+            )
