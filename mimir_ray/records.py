@@ -83,7 +83,7 @@ class Clip(Config):
     start_s: float
     end_s: float
     first_frame: int
-    """Of the video's frames, counted from 0."""
+    """The index of the clip's first frame in its video, counted from 0."""
     frames: int
     times_s: tuple[float, ...]
     """When each of the ``frames`` is shown, from 0 for the first one."""
@@ -233,8 +233,8 @@ VERSIONS = {
     "llm_tokens": 2,
     "generations": 2,
 }
-"""Of each table by itself; it grows when rows of before are no longer what the table promises: other columns, or the
-same ones found out in another way. Version 3 has frames as a viewer sees them."""
+"""The schema version of each table by itself; it grows when rows of before are no longer what the table promises: other
+columns, or the same ones found out in another way. Version 3 has frames as a viewer sees them."""
 
 
 def pack_array(array: npt.NDArray[Any], dtype: StateDtype) -> bytes:

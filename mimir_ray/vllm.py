@@ -62,7 +62,7 @@ class VllmPool(Config):
     """Rows handed over at a time. vLLM interleaves those of eight such batches; a row that takes its engine down, where
     others only fail, costs these and as many that wait."""
     max_restarts: int = Field(3, ge=0)
-    """Of an engine that died. Ray's default is for ever: a row that kills its engine would be tried without end."""
+    """The restarts of an engine that died. Ray's default is for ever: a row that kills its engine would have no end."""
 
 
 class EngineConfig(Config):

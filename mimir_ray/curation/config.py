@@ -44,7 +44,7 @@ class Limits(Config):
     """Width times height of a frame; the default is a little above 8K."""
     max_duration_s: float = Field(6 * 3600.0, gt=0)
     max_frames: int = Field(2_000_000, ge=1)
-    """Of a whole video; every one has a time stamp in memory."""
+    """The most frames of a whole video; every one has a time stamp in memory."""
     seconds_per_second: float = Field(20.0, gt=0)
     """Wall time that looking at a video may take for each second of it, on top of a minute."""
 
@@ -56,7 +56,7 @@ class Split(Config):
     """PySceneDetect's: `content` compares neighbours; `adaptive` also looks at the frames around, and so bears moving
     cameras and sees cuts of which only a part of the frame tells."""
     threshold: float = Field(3.0, gt=0)
-    """Of the detector: 3 suits `adaptive`, 27 suits `content`."""
+    """The detector's threshold: 3 suits `adaptive`, 27 suits `content`."""
     min_clip_s: float = Field(1.0, gt=0)
     """A shorter shot becomes no clip; the paper asks for 1 s at least."""
     max_clip_s: float = Field(20.0, gt=0)
@@ -155,9 +155,9 @@ class Pools(Config):
     recaption: ActorPool = ActorPool(batch=4)
     agreement: ActorPool = ActorPool(batch=1)
     watermark_vllm: VllmPool = VllmPool()
-    """In place of `watermark` where the stage's engine is vllm."""
+    """The pool in place of `watermark` where the stage's engine is vllm."""
     recaption_vllm: VllmPool = VllmPool()
-    """In place of `recaption` where the stage's engine is vllm."""
+    """The pool in place of `recaption` where the stage's engine is vllm."""
 
 
 class Export(Config):
@@ -167,7 +167,7 @@ class Export(Config):
     """`either` copies the packets of a clip where they hold exactly its frames, and encodes it anew elsewhere;
     `reencode` always does, so that every file is H.264 in SDR, upright and with square pixels."""
     crf: int = Field(18, ge=0, le=51)
-    """Of x264, where it encodes: lower is better and larger."""
+    """The rate factor of x264, where it encodes: lower is better and larger."""
 
 
 class CurationConfig(Config):

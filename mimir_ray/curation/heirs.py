@@ -13,7 +13,7 @@ OF_MORE_THAN_THE_CLIP = ("agreement",)
 
 
 def known_before(out: str, shards: Iterable[str], stages: Sequence[str]) -> dict[str, list[str]]:
-    """For each of all shards the other ones that hold something and may be those that its files were in before."""
+    """The other shards, for each of all, that hold something and may be those that its files were in before."""
     return predecessors(shards, {shard for stage in ("split", *stages) for shard in stage_table(out, stage).shards()})
 
 

@@ -147,7 +147,7 @@ RULES = (
         "has a watermark: the model's log-odds for it are {value}, at most {limit} is allowed",
     ),
 )
-"""In the paper's order; what `basic.allow_*` says comes after the other facts of the file."""
+"""The rules in the paper's order; what `basic.allow_*` says comes after the other facts of the file."""
 
 NEEDED: dict[str, list[str]] = {"agreement": ["caption_scores"]}
 """Scores that are held against a rule, by the stage that makes them; captions have a rule of their own."""

@@ -81,7 +81,7 @@ class AgreementKey(Config):
 
 
 MODEL_STAGES = ("aesthetic", "text_area", "watermark", "recaption", "agreement")
-"""In the paper's order; each is a section of `CurationConfig`."""
+"""The stages with a model in the paper's order; each is a section of `CurationConfig`."""
 
 
 def scoring_stages(config: CurationConfig) -> tuple[Stage, ...]:

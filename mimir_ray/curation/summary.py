@@ -32,11 +32,11 @@ class CurationSummary(Config):
     seconds: float
     """Wall time of this run."""
     shots: int = 0
-    """Of all videos whose shots were looked for."""
+    """The shots of all videos that were looked through for them."""
     short_shots: int = 0
-    """Those too short for a clip."""
+    """The shots too short for a clip."""
     unreadable_captions: int = 0
-    """Those rejected because their bytes were not UTF-8."""
+    """The captions rejected because their bytes were not UTF-8."""
     notes: tuple[str, ...] = ()
     """What was found beside the videos and not taken, a sentence a kind; `sources.json` has the paths."""
 

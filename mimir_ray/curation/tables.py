@@ -68,7 +68,7 @@ STAGE_VERSIONS = {
     "recaption": 3,
     "agreement": 3,
 }
-"""Of the stages' tables, each by itself, as `records.VERSIONS` has those of the others."""
+"""The schema versions of the stages' tables, each by itself, as `records.VERSIONS` has those of the others."""
 
 
 def outcome_table(out: str, name: str) -> Table:

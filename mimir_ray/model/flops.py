@@ -19,7 +19,7 @@ class Gpu:
     tflops_fp32: float
     memory_tb_per_s: float
     memory_gib: float
-    """That torch finds on it; a little less than the data sheet's, whose gigabytes are smaller."""
+    """The memory that torch finds on it; a little less than the data sheet's, whose gigabytes are smaller."""
 
     def peak(self, dtype: str) -> float:
         """TFLOPS in a number format."""
@@ -34,7 +34,7 @@ GPUS = {
     "L40S": Gpu(362.0, 91.6, 0.864, 44.5),
     "RTX 4090": Gpu(165.2, 82.6, 1.008, 23.6),
 }
-"""By a part of the device's name. The H100 and the A100 are those of 80 GB on SXM boards."""
+"""The cards known, by a part of the device's name. The H100 and the A100 are those of 80 GB on SXM boards."""
 
 _SMALLER = re.compile(r"\b(MIG|PCIe|NVL|Laptop|40GB)\b")
 

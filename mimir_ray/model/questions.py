@@ -53,6 +53,6 @@ def stop_ids(tokenizer: Any, generation_config: Any) -> list[int]:
 
 
 def generator_seed(seed: int, text: str) -> int:
-    """Of the generator that an answer's random numbers come from: each question has one of its own."""
+    """The seed of the generator that an answer's random numbers come from: each question has one of its own."""
     digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

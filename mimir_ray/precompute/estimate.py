@@ -23,11 +23,11 @@ from mimir_ray.records import Clip
 from mimir_ray.storage import absolute
 
 QUERY_TOKENS = 160
-"""Of a long caption in the LLM's chat format."""
+"""The tokens of a long caption in the LLM's chat format."""
 UTILISATION = 0.4
-"""Of a GPU's peak, in convolutions and matrix products."""
+"""The share of a GPU's peak that convolutions and matrix products reach."""
 BANDWIDTH = 0.6
-"""Of a GPU's peak, while an answer is written token by token and the LLM's weights are read for each."""
+"""The share of a GPU's bandwidth while an answer is written and the LLM's weights are read for each token."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -43,7 +43,7 @@ class Estimate(Config):
 
     @property
     def shard_bytes(self) -> int:
-        """Of the largest table, on average."""
+        """The bytes of a shard of the largest table, on average."""
         return max(self.bytes_by_table.values()) // self.shards if self.shards else 0
 
 
@@ -108,7 +108,7 @@ def _compute_s(flops: int, model: ModelConfig, gpu: Gpu) -> float:
 class _LanguageModel:
     width: int
     weights: int
-    """That a token passes through: all but the table of embeddings."""
+    """The weights that a token passes through: all but the table of embeddings."""
     cached: int
     """Keys and values of a token, over all layers."""
 

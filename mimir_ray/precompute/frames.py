@@ -14,7 +14,7 @@ from mimir_ray.precompute.outcomes import Rejected
 from mimir_ray.records import Clip
 
 ROUNDING_S = 1e-3
-"""Of times in containers such as Matroska."""
+"""The rounding of times in containers such as Matroska."""
 
 
 class TooShort(Rejected):

@@ -30,7 +30,7 @@ class CutCaptions(Config):
     """The longest one."""
 
     def __str__(self) -> str:
-        """For people: a line."""
+        """A line for people."""
         shown = self.example if len(self.example) <= 60 else f"{self.example[:57]}..."
         return (
             f"captions cut to the {self.limit} tokens that the text encoder reads: {self.captions:,}; the longest has "

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ASK_CPUS = 0.25
-"""Of a task that reads the captions of a shard for the engine: little work, which fits beside the actors on two cores.
-"""
+"""The CPUs of a task that reads a shard's captions for the engine: little work, which fits beside actors on two cores."""
 
 
 def precompute(
@@ -176,7 +175,7 @@ def _interrupted(data: str, tables: Mapping[str, Table], cuts: Sequence[Cut]) ->
 
 
 def _encoded_before(tables: Mapping[str, Table], shards: Iterable[str]) -> dict[str, list[str]]:
-    """For each shard the other ones with rows that may be of the same files: one whose files change gets another name.
+    """The other shards, for each one, whose rows may be of the same files: one whose files change gets another name.
 
     Such shards are there until nothing is pending any more.
     """

@@ -34,7 +34,7 @@ class Cut:
         return cls(row["shard"], tuple(row["sources"]), int(row["part"]), int(row["parts"]))
 
     def row(self) -> dict[str, Any]:
-        """As a row that Ray Data carries."""
+        """The row that Ray Data carries of it."""
         return asdict(self) | {"sources": list(self.sources)}
 
     def places(self, data: str) -> pa.Table:

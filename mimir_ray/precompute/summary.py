@@ -23,7 +23,7 @@ class PrecomputeSummary(Config):
     rows_tried: dict[str, int]
     """Rows that this run encoded or tried to, by table; what stayed or was carried over is not among them."""
     rows_encoded: dict[str, int]
-    """Those of them that are ok."""
+    """The rows among them that are ok, by table."""
     shards_written: int
     """Shards that this run committed in some table."""
     busy_s: dict[str, float]

@@ -14,4 +14,4 @@ class QuickstartConfig(Config):
     """Evaluation prompts of each list: plain words, nicknames of the clips, held-out nicknames. At least two of each
     kind of scene, so that the floor holds a video against another prompt than its own."""
     seed: int = Field(0, ge=0)
-    """Of the corpus, and of the first video of each list; the same for every model."""
+    """The seed of the corpus, and of the first video of each list; the same for every model."""

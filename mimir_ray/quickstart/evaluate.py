@@ -34,7 +34,7 @@ class Evaluation:
     scores: dict[PromptSet, dict[str, dict[str, Share]]]
     examples: list[Example]
     frames: list[list[Frames]]
-    """For each example the frames (F H W 3) of each model."""
+    """The frames (F H W 3) of each model, for each example."""
 
     def of(self, name: PromptSet) -> Iterator[tuple[Example, list[Frames]]]:
         """The examples of one prompt list, with their frames."""

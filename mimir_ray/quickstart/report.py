@@ -32,11 +32,11 @@ class Example:
     prompt_set: PromptSet
     prompt: str
     meaning: str
-    """In plain words; empty where the prompt says it itself."""
+    """The meaning in plain words; empty where the prompt says it itself."""
     answer: str
-    """Of the LLM."""
+    """The LLM's answer."""
     videos: Sequence[tuple[bytes, Verdict]]
-    """Of each model: mp4 and what the scorer says of it."""
+    """The video of each model: mp4 and what the scorer says of it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Report:
     examples: Sequence[Example]
     losses: Sequence[tuple[int, float]]
     funnels: Mapping[str, Funnel]
-    """By what went in."""
+    """The account of each table, by what went in."""
     steps: Sequence[Step]
     facts: Mapping[str, str]
 

@@ -148,7 +148,7 @@ INSTRUCTION_ANSWERS: Sequence[Callable[[Scene], str]] = (
     motion_answer,
     relations_answer,
 )
-"""In the order of the model's four instructions: objects, colours, motion, spatial relations."""
+"""The answers in the order of the model's four instructions: objects, colours, motion, spatial relations."""
 
 
 def parse_target(scene: Scene) -> str:

@@ -36,7 +36,7 @@ class Share:
 
 
 Scores = dict[str, Share]
-"""By axis; an axis that no clip had is missing."""
+"""The share of right videos by axis; an axis that no clip had is missing."""
 
 
 def tally(results: Iterable[dict[str, bool]]) -> Scores:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 MAX_REASONS = 20
-"""That are told apart in print, of each outcome."""
+"""The reasons that are told apart in print, of each outcome."""
 
 
 class Account(Config):
@@ -20,9 +20,9 @@ class Account(Config):
     inputs: int
     ok: int
     rejected: dict[str, int]
-    """By why they fell short, most frequent first."""
+    """The rows by why they fell short, most frequent first."""
     quarantined: dict[str, int]
-    """By why they could not be processed, most frequent first."""
+    """The rows by why they could not be processed, most frequent first."""
 
 
 def account(table: Table, rejected_by: str = "reason") -> Account:

@@ -19,7 +19,7 @@ def bucket_of(shard: str) -> int | None:
 
 
 def predecessors(shards: Iterable[str], committed: Iterable[str]) -> dict[str, list[str]]:
-    """For each of all `shards` the other committed ones that may hold rows of the same files, and some that do not.
+    """The committed shards, for each of all `shards`, that may hold rows of the same files, and some that do not.
 
     A file's bucket is a number modulo a power of two, which grows with the corpus. So the files of two shards can be
     the same where their buckets are, modulo the smaller power. How many buckets there were when a shard was committed

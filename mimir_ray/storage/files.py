@@ -90,7 +90,7 @@ def located(root: str, path: str) -> str:
 
 
 def _options(uri: str) -> str:
-    """Such as ``?endpoint_override=...``; most locations have none."""
+    """The options of a location, such as ``?endpoint_override=...``; most have none."""
     match = _split(uri)
     return (match["query"] or "") if match else ""
 

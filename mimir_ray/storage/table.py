@@ -40,7 +40,7 @@ class Manifest(Config):
     """The account of a finished table, written last."""
 
     schema_version: int
-    """Of this table, see ``records.VERSIONS``."""
+    """The version of this table's schema, see ``records.VERSIONS``."""
     fingerprint: str
     config: dict[str, Any]
     """What the table was made with, parts that were off included."""
@@ -63,9 +63,9 @@ class Table:
 
     uri: str
     schema: pa.Schema | None = None
-    """Of its rows; that of its name in ``records.SCHEMAS`` unless given."""
+    """The schema of its rows; that of its name in ``records.SCHEMAS`` unless given."""
     version: int | None = None
-    """Of what its rows mean; that of its name in ``records.VERSIONS`` unless given."""
+    """The version of what its rows mean; that of its name in ``records.VERSIONS`` unless given."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", absolute(self.uri))

@@ -43,7 +43,7 @@ class ValidationConfig(Config):
     none."""
     prompts: tuple[str, ...] = ()
     seed: int = Field(0, ge=0, lt=2**62)
-    """Of the first prompt; each further prompt has the next. The same in every validation."""
+    """The seed of the first prompt; each further prompt has the next. The same in every validation."""
     num_cpus: float = Field(1.0, ge=0)
     """CPUs that a validation reserves, beside those of the training workers."""
     num_gpus: float = Field(0.0, ge=0)
@@ -70,7 +70,7 @@ class LoggingConfig(Config):
     project: str = Field("mimir", min_length=1)
     """W&B's project, MLflow's experiment."""
     name: str | None = Field(None, min_length=1)
-    """Of the run there; None takes the last part of its output folder."""
+    """The run's name there; None takes the last part of its output folder."""
 
 
 class TrainingConfig(Config):
@@ -101,7 +101,7 @@ class TrainingConfig(Config):
     offload: Literal["none", "optimizer", "all"] = "none"
     """What waits in main memory instead of the GPU's: optimiser states and master weights; with ZeRO 3 all weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of parameters and activations. Master weights, gradient sums, communication and loss are float32 in both."""
+    """The precision of parameters and activations; master weights, gradient sums, communication and loss are float32."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
     compile: bool = False

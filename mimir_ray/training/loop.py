@@ -70,7 +70,7 @@ class _Interval:
     began: float = field(default_factory=time.perf_counter)
     waited_s: float = 0.0
     sample_flops: int = 0
-    """Of one sample of each step; batches may have several sizes."""
+    """The FLOPs of one sample of each step, added up; batches may have several sizes."""
     steps: list[tuple[int, tuple[str, ...], StepResult]] = field(default_factory=list)
     timesteps: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)

@@ -60,7 +60,7 @@ class Start:
 
     module: TrainingModule
     scaling_factor: float
-    """Of the VAE."""
+    """The VAE's scaling factor."""
     text_length: int
     temporal_patch: int
     """Latent frames that the transformer reads as one."""

@@ -29,7 +29,7 @@ no player converts them."""
 _NARROW = (0.640, 0.330), (0.300, 0.600), (0.150, 0.060)
 _CODES, _STEPS = 1 << 16, 1 << 12
 WHITE, WHITE_OF_LIMITED = 65535, 255 << 8
-"""In RGB of 16 bits, and in what swscale makes of YUV in limited range."""
+"""White in RGB of 16 bits, and in what swscale makes of YUV in limited range."""
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020
 _BAND_ROWS = 32  # what is being converted stays in the cache
 

@@ -37,7 +37,7 @@ class VideoInfo:
     fps: float
     """Frames over duration, or the header's rate where that is nearly the same."""
     frames: int
-    """That a viewer sees."""
+    """The frames that a viewer sees."""
     duration_s: float
     rotation_deg: int
     """Counter-clockwise turn that makes stored pictures upright, after they were mirrored where they are."""
@@ -100,7 +100,7 @@ class Index:
     starts: tuple[int, ...]
     """When each packet is shown, ascending, in the stream's units."""
     keys: tuple[int, ...]
-    """Those of `starts` at which decoding can begin."""
+    """The members of `starts` at which decoding can begin."""
     odd: bool
     """Whether the frames may be others than the packets: then neither of the two is of use."""
     seekable: bool

@@ -84,7 +84,7 @@ class Pose:
 
 
 def pose_of(frame: av.VideoFrame) -> Pose:
-    """By the display matrix; one that turns by other than quarters counts as the nearest quarter."""
+    """The pose by the display matrix; one that turns by other than quarters counts as the nearest quarter."""
     carried: Any = frame.side_data
     if (matrix := carried.get(SideData.DISPLAYMATRIX)) is None:
         return Pose()
@@ -115,7 +115,7 @@ def transfer_of(frame: av.VideoFrame) -> str:
 
 
 def matrix_of(frame: av.VideoFrame) -> int:
-    """By its tag; without one as players assume: BT.709 of more than 576 lines or from 1280 columns on, else BT.601."""
+    """The matrix by its tag; without one as players assume: BT.709 above 576 lines or from 1280 columns, or BT.601."""
     if frame.colorspace in _MATRICES or frame.colorspace == RGB_MATRIX:
         return int(frame.colorspace)
     return BT709 if frame.width >= 1280 or frame.height > 576 else BT601

@@ -40,7 +40,7 @@ def file_of(clip: Mapping[str, Any]) -> str:
 
 
 def there(folder: str, files: Collection[str]) -> set[str]:
-    """Those of the files below a folder that exist."""
+    """The files, of these below a folder, that exist."""
     system, path = filesystem(folder)
     infos = system.get_file_info([f"{path}/{file}" for file in files])
     return {file for file, info in zip(files, infos, strict=True) if info.type == pafs.FileType.File}

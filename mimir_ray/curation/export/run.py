@@ -38,7 +38,7 @@ class ExportSummary(Config):
     copied: int
     encoded: int
     failed: dict[str, int]
-    """By why, with the path of the source; most frequent first."""
+    """The clips that failed by their reason, with the path of the source; most frequent first."""
 
     @property
     def line(self) -> str:

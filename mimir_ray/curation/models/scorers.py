@@ -21,7 +21,7 @@ Scorer = Callable[[Sequence[Row]], list[Row]]
 
 
 _copies = LatestCopy()
-"""Of this process: clips of a video are looked at one after another."""
+"""The copy that this process holds: clips of a video are looked at one after another."""
 
 
 def release() -> None:

@@ -23,7 +23,7 @@ BINS = 40
 EDGE = 1e-9
 """Much less than the width of a bar, where that of the histogram is 1."""
 MAX_KINDS, MAX_EXAMPLES = 50, 3
-"""Of reasons: so many kinds are told apart, with so many examples each; the rest is counted."""
+"""The kinds of reasons that are told apart, and the examples of each; the rest is counted."""
 OTHER = "other reasons"
 
 _NUMBER = re.compile(r"\b\d+(?:[.,]\d+)*(?:x\d+)?")
@@ -75,7 +75,7 @@ AXES = {
     "aesthetic_mean": Axis(0, 10),
     "watermark_margin": Axis(-10, 10),
 }
-"""By score; any other is a share or a mean from 0 to 1, unless its threshold says otherwise."""
+"""The axes by score; any other score is a share or a mean from 0 to 1, unless its threshold says otherwise."""
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Sample:
     """
 
     rule: str
-    """That turned them away; empty for the clips that were kept."""
+    """The rule that turned them away; empty for the clips that were kept."""
     size: int
     total: int = 0
     rows: list[Row] = field(default_factory=list)
@@ -154,7 +154,7 @@ class Losses:
     """Files or clips that were lost, by kind of reason."""
 
     statuses: Sequence[str]
-    """That count as lost."""
+    """The statuses that count as lost."""
     kinds: dict[str, Kind] = field(default_factory=dict)
 
     def add(self, rows: pa.Table) -> None:
@@ -179,7 +179,7 @@ class Work:
     failures: int
     seconds: float
     tokens: int
-    """That it wrote; 0 of a stage that writes no text."""
+    """The tokens that it wrote; 0 of a stage that writes no text."""
 
 
 @dataclass(frozen=True)
@@ -193,20 +193,20 @@ class Findings:
     histograms: Sequence[Histogram]
     kept: Sample
     rejected: Sequence[Sample]
-    """By rule, in the paper's order; those on captions come last, by name."""
+    """A sample by rule, in the paper's order; the rules on captions come last, by name."""
     lost_files: Losses
     lost_clips: Losses
     shots: int
-    """In all videos that were looked through for them."""
+    """The shots in all videos that were looked through for them."""
     short_shots: int
-    """Those too short for a clip."""
+    """The shots too short for a clip."""
     work: Sequence[Work]
     off: Sequence[str]
     """Stages that were not run."""
     limits: Sequence[tuple[Rule, float]]
     """Every rule that was applied to clips, with its threshold."""
     texts: dict[str, str]
-    """Of the clips that are shown: clip_id -> a caption."""
+    """A caption of each clip that is shown, by clip_id."""
 
     def funnel(self) -> Iterator[tuple[str, str, int]]:
         """What was left after each step: (`files` or `clips`, the step, how many)."""

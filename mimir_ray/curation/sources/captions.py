@@ -34,7 +34,7 @@ class Said:
 
     @property
     def captions(self) -> tuple[Caption, ...]:
-        """Of the whole video, in the order of the rows."""
+        """The captions of the whole video, in the order of the rows."""
         return unique(caption for row in self.rows for caption in row.captions)
 
     @property

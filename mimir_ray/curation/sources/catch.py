@@ -17,7 +17,7 @@ VIDEO_SUFFIXES = frozenset(
     for name in names.split()
 )
 TEXTS = (".txt", ".json")
-"""Of a video's name: the first one that is there is read."""
+"""The endings that stand in place of a video's: the first file that is there is read."""
 
 
 def is_video(name: str) -> bool:
@@ -106,7 +106,7 @@ class Catch:
 
 
 def _suffix(below: str) -> str:
-    """By which a file that is passed over is counted."""
+    """The ending by which a file that is passed over is counted."""
     name = os.path.basename(shown_path(below)).lower()
     stem, suffix = os.path.splitext(name)
     inner = os.path.splitext(stem)[1]

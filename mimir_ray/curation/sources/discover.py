@@ -116,7 +116,7 @@ def _located(path: str, folder: str) -> str:
 
 
 def _identity(path: str) -> str:
-    """By which one file is told from another, whatever it was named by."""
+    """The path by which one file is told from another, whatever it was named by."""
     if member := member_of(path):
         return f"{member.name}::{_real(member.archive)}"
     return _real(path)

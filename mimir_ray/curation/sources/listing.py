@@ -23,7 +23,7 @@ class Entry:
     modified_ns: int
     problem: str = ""
     in_part: bool = False
-    """Of a folder or an archive: not all that lies in it could be listed."""
+    """Whether not all that lies in a folder or an archive could be listed."""
 
 
 def entries(place: str, out: str, notes: Notes) -> Iterator[Entry]:

@@ -18,7 +18,7 @@ from mimir_ray.storage import filesystem, parent, read_bytes
 
 LIST_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 CAPTIONS_FILES = ("captions.jsonl", "metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""Of a folder: those of the library datasets are read like ours. They name videos relative to themselves."""
+"""The captions of a folder, those of the library datasets among them. They name videos relative to themselves."""
 VIDEO_NAMES = ("videos.txt", "video.txt")
 PROMPT_NAMES = ("prompts.txt", "prompt.txt", "captions.txt", "caption.txt")
 """Line i of one is the caption of line i of the other, as trainers built on diffusers have them."""

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 SOURCES_FILE = "sources.json"
 MAX_PATHS = 1000
-"""That are kept of each kind."""
+"""The paths that are kept of each kind."""
 _SHOWN = 3
 _KINDS_SHOWN = 12
 

@@ -73,7 +73,7 @@ def captions_in(row: Mapping[str, Any], where: str) -> tuple[Caption, ...]:
 
 
 def unique(captions: Iterable[Caption]) -> tuple[Caption, ...]:
-    """Those that say something else than the ones before them."""
+    """The captions that say something else than the ones before them."""
     found: dict[str, Caption] = {}
     for caption in captions:
         found.setdefault(caption.text, caption)
@@ -93,7 +93,7 @@ def _path(row: Mapping[str, Any], where: str) -> str:
 
 
 def _captions(value: Any, where: str) -> tuple[Caption, ...]:
-    """Of a text, of a kind and a text, or of a list of them."""
+    """The captions in a text, in a kind and a text, or in a list of them."""
     if not _there(value):
         return ()
     if isinstance(value, str):
@@ -144,7 +144,7 @@ def _span(start: Any, end: Any, where: str) -> tuple[float, float]:
 
 
 def _seconds(value: Any, where: str) -> float:
-    """Of a number, or of a text such as `0:01:02.500`, `62.5`."""
+    """The seconds that a number says, or a text such as `0:01:02.500`, `62.5`."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if isinstance(value, str) and (match := _CLOCK.fullmatch(value.strip().replace(",", "."))):

@@ -10,7 +10,7 @@ from mimir_ray.config import Config
 
 Stage = Literal["tokenizers", "llm", "t5", "vae", "latents", "base"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-"""In the order in which they need each other."""
+"""The stages in the order in which they need each other."""
 
 
 class TextConfig(Config):

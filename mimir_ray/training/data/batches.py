@@ -35,7 +35,7 @@ class Share:
     samples: int
     parts: int
     weight: float
-    """Of a sample in the mean over all workers, filled up as they are."""
+    """The weight of a sample in the mean over all workers, filled up as they are."""
 
     @classmethod
     def of(cls, config: TrainingConfig, world: int) -> Self:

@@ -109,7 +109,7 @@ class BatchOrder:
         return epoch * len(self._orders[shape]) // self._batch_size
 
     def _shuffle_turns(self, epoch: int) -> list[tuple[Shape, int]]:
-        """For each step of an epoch its bucket, and how many steps the bucket had before."""
+        """The bucket of each step of an epoch, and how many steps that bucket had before."""
         turns = [
             (shape, turn)
             for shape in self._orders

@@ -47,7 +47,7 @@ class Sample:
     prompt: str
     seed: int
     path: str | None = None
-    """Of the video in the validation's folder; None where none could be made."""
+    """The video's path in the validation's folder; None where none could be made."""
     score: float | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
@@ -76,12 +76,12 @@ class Validation:
 
     @property
     def reasons(self) -> list[str]:
-        """Of the prompts that failed, each once."""
+        """Why prompts failed, each reason once."""
         return list(dict.fromkeys(sample.reason for sample in self.samples if sample.reason))
 
     @property
     def seconds(self) -> float:
-        """That the videos took."""
+        """The seconds that the videos took."""
         return sum(sample.seconds for sample in self.samples)
 
     def write(self) -> None:

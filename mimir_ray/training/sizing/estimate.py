@@ -14,7 +14,7 @@ from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.sizing.memory import GIB, Memory, Sizes, estimate_memory
 
 UTILISATION = 0.4
-"""Of a GPU's peak, over everything that it computes; what checkpointing computes again is not among MFU's FLOPs."""
+"""The share of a GPU's peak over all that it computes; MFU's FLOPs leave out what checkpointing computes again."""
 WORKERS = (1, 8, 16, 64)
 
 
@@ -26,10 +26,10 @@ class Row:
     memory: Memory
     fits: bool
     samples_per_s: float | None
-    """Of all GPUs together; None with offloading, whose pace is that of the link to main memory."""
+    """The pace of all GPUs together; None with offloading, whose pace is that of the link to main memory."""
     mfu: float | None
     hours: float | None
-    """For the steps of the configuration."""
+    """The hours that the configuration's steps take."""
 
 
 def estimate_training(
@@ -88,7 +88,7 @@ def _row(sizes: Sizes, config: TrainingConfig, latent_shape: tuple[int, int, int
 
 
 def _flops(sizes: Sizes, config: TrainingConfig, latent_shape: tuple[int, int, int, int]) -> tuple[int, int]:
-    """Of a sample: what training it takes, and what is computed with activations computed again."""
+    """FLOPs of a sample: what training it takes, and what is computed with activations computed again."""
     forward = forward_flops(sizes.transformer, latent_shape, sizes.text_tokens)
     frozen = config.train != "full"
     useful = training_flops(sizes.transformer, latent_shape, sizes.text_tokens, frozen=frozen)

@@ -69,7 +69,7 @@ class Sizes:
 
     @property
     def weights(self) -> int:
-        """Of transformer and token fuser together."""
+        """The number of weights of transformer and token fuser together."""
         return self.transformer_weights + self.fuser_weights
 
     @property
@@ -122,7 +122,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Of the device."""
+        """The bytes of the device, all parts together."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.buffers + self.runtime
 
     def __str__(self) -> str:
@@ -264,7 +264,7 @@ def _states(sizes: Sizes, config: TrainingConfig, workers: int) -> Memory:
 
 
 def _buffers(sizes: Sizes, config: TrainingConfig, *, gpu: bool) -> int:
-    """In which gradients are reduced, in float32, and weights gathered."""
+    """The bytes of the buffers in which gradients are reduced, in float32, and weights gathered."""
     item, stage = _ITEM[config.precision], config.zero_stage
     trained = min(sizes.trained(config), REDUCE_BUCKET)
     if stage == 3:

@@ -63,7 +63,7 @@ class Piece(Tensor):
         return piece
 
     def size(self, dim: int | None = None) -> Any:
-        """Of the whole parameter, as for torch's own distributed tensors; ``shape`` is the piece's."""
+        """The size of the whole parameter, as for torch's own distributed tensors; ``shape`` is the piece's."""
         return torch.Size([self.whole]) if dim is None else (self.whole,)[dim]
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:

@@ -26,7 +26,7 @@ class Run(Config):
     """What determines the weights that come out: another value of any of these is another run."""
 
     schema_version: int = 2
-    """Of what a run's directory holds."""
+    """The version of what a run's directory holds."""
     model: ModelConfig
     training: TrainingConfig
     """Without what decides only where, how fast and beside what it runs, which may change while the run goes on."""
