@@ -101,7 +101,7 @@ class TrainingConfig(Config):
     offload: Literal["none", "optimizer", "all"] = "none"
     """What waits in main memory instead of the GPU's: optimiser states and master weights; with ZeRO 3 all weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """The precision of parameters and activations; master weights, gradient sums, communication and loss are float32."""
+    """The precision of parameters and activations; master weights, gradients' sums, messages and loss are float32."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
     compile: bool = False
