@@ -105,16 +105,15 @@ def main() -> None:
         subprocess.run([*git, "worktree", "add", "--detach", str(before), arguments.before], check=True)
         try:
             codes = {"before": before, "now": ROOT}
-            results = [
-                compare(codes, root / f"grain-{levels:g}", arguments.shots, arguments.turns, levels)
-                for levels in arguments.grain
-            ]
+            report: dict[str, Any] = {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0]}
+            report |= {"against": arguments.before, "shots_a_film": arguments.shots, "results": []}
+            for levels in arguments.grain:  # the file is written after each: a run that is stopped keeps what it has
+                found = compare(codes, root / f"grain-{levels:g}", arguments.shots, arguments.turns, levels)
+                report["results"].append(found)
+                logger.info("%s", json.dumps(found, indent=2))
+                arguments.out.write_text(json.dumps(report, indent=2) + "\n")
         finally:
             subprocess.run([*git, "worktree", "remove", "--force", str(before)], check=True)
-    report = {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0], "against": arguments.before}
-    report |= {"shots_a_film": arguments.shots, "results": results}
-    logger.info("%s", json.dumps(report, indent=2))
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def compare(codes: dict[str, Path], root: Path, shots: int, turns: int, grain: float) -> dict[str, Any]:
