@@ -26,7 +26,7 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
 	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then pip="$(BIN)/python -m pip"; \
 	else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
-	PIP_CONSTRAINT=constraints.txt $$pip install --quiet --disable-pip-version-check --editable '.[dev,ocr,s3]'
+	PIP_CONSTRAINT=constraints.txt $$pip install --quiet --disable-pip-version-check --editable '.[dev,ocr,s3,mlflow,wandb]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
