@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+"""A row of a dataset or of a table: values by column."""
 Work = Callable[[Row], Row]
 """One step of a pipeline: a row in, a row out."""
 

@@ -34,11 +34,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from pydantic import Field
 
 from mimir_ray.config import Config, UserError
+from mimir_ray.dataflow import Row
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-Row = dict[str, Any]
 Engine = Callable[["Dataset"], "Dataset"]
 
 _ERROR = "__inference_error__"

@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "jsonl": {"config"},
     "records": {"config"},
     "dataflow": {"config"},
-    "vllm": {"config"},
+    "vllm": {"config", "dataflow"},
     "pages": set(),
     "storage": {"config", "records"},
     "video": {"config", "records", "storage"},

@@ -12,7 +12,8 @@ from mimir_ray.config import UserError
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.split import failure
 from mimir_ray.curation.stages import Stage, unscored
-from mimir_ray.curation.tables import Row, commit, rows_of, stage_table
+from mimir_ray.curation.tables import commit, rows_of, stage_table
+from mimir_ray.dataflow import Row
 
 if TYPE_CHECKING:
     from mimir_ray.curation.models.questions import Question

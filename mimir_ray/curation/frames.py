@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mimir_ray.curation.tables import Row
+from mimir_ray.dataflow import Row
 from mimir_ray.video import allowed_s, read_frames
 
 

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from mimir_ray.curation.rules import missing
 from mimir_ray.curation.split import Known
-from mimir_ray.curation.tables import Row, commit, outcome_table, rows_of, stage_table
+from mimir_ray.curation.tables import commit, outcome_table, rows_of, stage_table
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import predecessors
 
 OF_MORE_THAN_THE_CLIP = ("agreement",)

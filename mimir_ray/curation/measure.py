@@ -11,8 +11,8 @@ from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.meter import Meter
 from mimir_ray.curation.spans import KnownSpans
 from mimir_ray.curation.split import failure
-from mimir_ray.curation.tables import Row
 from mimir_ray.curation.watch import watch
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import local_copy
 from mimir_ray.video import VideoError
 

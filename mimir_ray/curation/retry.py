@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from mimir_ray.curation.rules import NEEDED, missing
-from mimir_ray.curation.tables import Row, commit, outcome_table, rows_of, stage_table
+from mimir_ray.curation.tables import commit, outcome_table, rows_of, stage_table
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import Table, ahead
 
 

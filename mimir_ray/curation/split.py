@@ -16,8 +16,8 @@ from mimir_ray.config import Config
 from mimir_ray.curation.config import CurationConfig, Limits, Split
 from mimir_ray.curation.sources import Caption, SourceFile, captions_of_source
 from mimir_ray.curation.spans import KnownSpans, ShotSpans, Span, shot_spans
-from mimir_ray.curation.tables import Row
 from mimir_ray.curation.watch import Watched, check_length, watch
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import content_id, file_id, local_copy
 from mimir_ray.video import Promise, ShotFinder, VideoError, VideoInfo, mean_fps
 from mimir_ray.video.shots import ROUNDING_S

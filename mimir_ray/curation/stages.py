@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mimir_ray.config import Config, UserError
 from mimir_ray.curation.config import AgreementConfig, CurationConfig, Measures, RecaptionConfig, WatermarkConfig
@@ -19,16 +19,9 @@ from mimir_ray.curation.models.config import LIKELIEST_TOKENS
 from mimir_ray.curation.rules import Rules, shortfalls
 from mimir_ray.curation.sources import SourceFile
 from mimir_ray.curation.split import failure, split_files
-from mimir_ray.curation.tables import (
-    Row,
-    commit,
-    known_clips,
-    outcome_table,
-    rows_of,
-    stage_table,
-)
+from mimir_ray.curation.tables import commit, known_clips, outcome_table, rows_of, stage_table
 from mimir_ray.curation.verdict import caption_rows, verdict
-from mimir_ray.dataflow import ActorPool, Work
+from mimir_ray.dataflow import ActorPool, Row, Work
 from mimir_ray.vllm import EngineConfig
 
 if TYPE_CHECKING:
@@ -111,7 +104,7 @@ def _engine(name: str, asked: WatermarkConfig | RecaptionConfig, config: Curatio
     )
 
 
-def split(row: dict[str, Any], out: str, config: CurationConfig) -> dict[str, Any]:
+def split(row: Row, out: str, config: CurationConfig) -> Row:
     """Commit the shard's files to `videos`, their clips and what was measured on the way to the tables of those stages,
     and other scores that are known of them. A file of which this shard, or one before it, tells is not watched again.
     """
@@ -136,9 +129,7 @@ def unscored(shard: str, out: str, stage: Stage, before: Sequence[str], rules: R
     return [clip for clip in clips if clip["status"] == "ok" and not (stage.dear and shortfalls(clip, rules))]
 
 
-def score(
-    row: dict[str, Any], out: str, stage: Stage, before: Sequence[str], rules: Rules, scorer: Scorer
-) -> dict[str, Any]:
+def score(row: Row, out: str, stage: Stage, before: Sequence[str], rules: Rules, scorer: Scorer) -> Row:
     """Commit scores for the clips of the shard that have none yet; those there are stay."""
     shard, table = row["shard"], stage_table(out, stage.name)
     clips = unscored(shard, out, stage, before, rules)
@@ -166,7 +157,7 @@ def load_score(out: str, stage: Stage, before: Sequence[str], rules: Rules) -> W
     return partial(score, out=out, stage=stage, before=before, rules=rules, scorer=stage.load())
 
 
-def judge(row: dict[str, Any], out: str, stages: Sequence[str], rules: Rules) -> dict[str, Any]:
+def judge(row: Row, out: str, stages: Sequence[str], rules: Rules) -> Row:
     """Commit the verdicts of the shard to `captions` and `clips`; returns counts by status."""
     shard = row["shard"]
     clips: list[Row] = []

@@ -14,10 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from mimir_ray.dataflow import Row
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table, below, join, located, parent
-
-Row = dict[str, Any]
 
 _CAPTION = pa.struct([("kind", pa.string()), ("text", pa.string())])
 _SPAN = ("clip_id", "video_id", "path", "size_bytes", "start_s", "end_s", "first_frame", "frames", "times_s")

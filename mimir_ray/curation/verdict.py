@@ -8,7 +8,7 @@ from mimir_ray.curation.captions import captions_of
 from mimir_ray.curation.rules import Rules, is_number, missing, shortfalls
 from mimir_ray.curation.shortfall import Shortfall
 from mimir_ray.curation.sources.file import NOT_TEXT
-from mimir_ray.curation.tables import Row
+from mimir_ray.dataflow import Row
 
 
 def caption_rows(clip: Row, rules: CaptionRules | Literal["off"], stages: Sequence[str]) -> list[Row]:

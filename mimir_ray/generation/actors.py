@@ -1,4 +1,7 @@
-"""The actors of batch generation. A failure becomes the row's ``reason``, which the later stages pass on unworked."""
+"""The actors of batch generation. A row is the ``request`` as JSON, and what the stages add to it.
+
+A failure becomes the row's ``reason``, which the later stages pass on unworked.
+"""
 
 import logging
 from typing import Any
@@ -6,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from mimir_ray.config import UserError
+from mimir_ray.dataflow import Row
 from mimir_ray.generation.checkpoint import load_decode_stage, load_denoise_stage, load_encode_stage
 from mimir_ray.generation.config import RuntimeConfig
 from mimir_ray.generation.stages import Condition, Stopwatch
@@ -15,9 +19,6 @@ from mimir_ray.storage import Table, below, join, parent, write_bytes
 from mimir_ray.video import encode_mp4
 
 logger = logging.getLogger(__name__)
-
-Row = dict[str, Any]
-"""``request`` as JSON, then what the stages add."""
 
 
 class EncodeActor:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from mimir_ray.dataflow import Row
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.answers import keyed_captions, stored_answers
 from mimir_ray.precompute.components import load_llm, load_t5, load_vae
@@ -15,7 +16,6 @@ from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 from mimir_ray.precompute.inputs import Caption, ok_clips
 from mimir_ray.precompute.lengths import CutCaptions, cut_captions
-from mimir_ray.precompute.outcomes import Row
 from mimir_ray.precompute.rows import In, Key, complete
 from mimir_ray.precompute.shard_plan import Cut
 from mimir_ray.precompute.sources import Sources

@@ -7,11 +7,11 @@ questions have one answer, so equal captions have equal rows.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mimir_ray.dataflow import Row
 from mimir_ray.model.config import LanguageConfig
 from mimir_ray.model.questions import Question, instruction_questions, prompt_question
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import Caption, ok_captions
-from mimir_ray.precompute.outcomes import Row
 from mimir_ray.precompute.rows import Key, kept_rows
 from mimir_ray.precompute.shard_plan import Cut
 from mimir_ray.storage import Table

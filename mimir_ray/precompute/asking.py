@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from mimir_ray.config import UserError
+from mimir_ray.dataflow import Row
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.model.questions import Question, check_context, generator_seed, query_ids
 from mimir_ray.precompute.answers import (
@@ -22,7 +23,7 @@ from mimir_ray.precompute.answers import (
 from mimir_ray.precompute.components import load_llm_reader
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import Caption
-from mimir_ray.precompute.outcomes import Retry, Row
+from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import Key, complete, settled_rows
 from mimir_ray.precompute.shard_plan import Cut
 from mimir_ray.storage import Table, join

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mimir_ray.config import UserError
+from mimir_ray.dataflow import Row
 from mimir_ray.model.config import SEMANTIC_TOKENS
 from mimir_ray.model.latents import encode_moments
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
@@ -23,7 +24,7 @@ from mimir_ray.precompute.answers import Answers
 from mimir_ray.precompute.config import PrecomputeConfig, Size
 from mimir_ray.precompute.frames import choose_size, fit_frames
 from mimir_ray.precompute.lengths import refused
-from mimir_ray.precompute.outcomes import Row, failed
+from mimir_ray.precompute.outcomes import failed
 from mimir_ray.precompute.sources import source_of
 from mimir_ray.records import Clip, StateDtype, pack_array
 

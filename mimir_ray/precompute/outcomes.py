@@ -4,11 +4,10 @@ What is no property of the row, such as a video that is not there for now, is tr
 so. What is one, such as damaged frames, stays until that is asked for.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from mimir_ray.config import UserError
-
-Row = dict[str, Any]
+from mimir_ray.dataflow import Row
 
 Retry = Literal["nothing", "passing", "quarantined", "everything"]
 """Which rows are tried again: those that failed for a passing reason, all that are quarantined, or those that are ok

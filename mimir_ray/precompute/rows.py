@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mimir_ray.dataflow import Row
 from mimir_ray.precompute.inputs import clip_ids, ok_captions
-from mimir_ray.precompute.outcomes import Retry, Row, stays
+from mimir_ray.precompute.outcomes import Retry, stays
 from mimir_ray.precompute.shard_plan import Cut
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import READERS, Table

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mimir_ray.config import UserError
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import READERS, Table, bucket_of, content_id, exists, join, shard_name
 
 
@@ -33,7 +34,7 @@ class Cut:
         """The inverse of ``row``; what else the row holds is passed over."""
         return cls(row["shard"], tuple(row["sources"]), int(row["part"]), int(row["parts"]))
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """The row that Ray Data carries of it."""
         return asdict(self) | {"sources": list(self.sources)}
 

@@ -21,14 +21,13 @@ from mimir_ray.quickstart.config import QuickstartConfig
 from mimir_ray.quickstart.evaluate import Evaluation, evaluate, fixed_prompts, generate, llm_answers
 from mimir_ray.quickstart.journal import Journal, Stage
 from mimir_ray.quickstart.report import Funnel, Report, verdict
-from mimir_ray.quickstart.sheet import Row, contact_sheet
+from mimir_ray.quickstart.sheet import SheetRow, contact_sheet
 from mimir_ray.recipes import Recipe, shapes
 from mimir_ray.shapes.dataset import BAD_CLIPS, render_corpus
 from mimir_ray.shapes.prompts import PromptSet
 from mimir_ray.storage import content_id, write_bytes, write_json
 from mimir_ray.training import TrainingSummary, train
-from mimir_ray.training.reporting.metrics import Row as MetricsRow
-from mimir_ray.training.reporting.metrics import loss_text, read_metrics
+from mimir_ray.training.reporting.metrics import MetricsRow, loss_text, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +198,7 @@ def _write(
         facts=facts,
     )
     rows = [
-        Row(
+        SheetRow(
             example.prompt,
             example.meaning,
             [(video, right) for video, (_, right) in zip(videos, example.videos, strict=True)],

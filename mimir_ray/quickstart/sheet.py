@@ -18,7 +18,7 @@ Verdict = Mapping[str, bool]
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One prompt, what it means (may be empty), and each model's video (F H W 3) with its verdict."""
 
     prompt: str
@@ -26,7 +26,7 @@ class Row:
     videos: Sequence[tuple[Frames, Verdict]]
 
 
-def contact_sheet(title: str, models: Sequence[str], rows: Sequence[Row], moments: int = 5) -> bytes:
+def contact_sheet(title: str, models: Sequence[str], rows: Sequence[SheetRow], moments: int = 5) -> bytes:
     """A PNG: rows are prompts, columns are models, each with ``moments`` frames spread evenly over its video."""
     strip_px = moments * (CELL_PX + GAP_PX)
     width = 2 * MARGIN_PX + TEXT_PX + len(models) * (strip_px + MARGIN_PX)

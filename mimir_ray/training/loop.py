@@ -12,7 +12,7 @@ from torch import Tensor
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.data.batches import Batch, Batches
 from mimir_ray.training.engine import Engine, StepResult, learning_rate_at
-from mimir_ray.training.reporting.metrics import Row
+from mimir_ray.training.reporting.metrics import MetricsRow
 from mimir_ray.training.reporting.telemetry import loss_by_timestep, peak_memory_gib, peak_tflops
 from mimir_ray.training.state.pieces import Progress
 
@@ -31,8 +31,8 @@ def run_steps(
     config: TrainingConfig,
     start: Progress,
     *,
-    record: Callable[[Row], None],
-    checkpoint: Callable[[Row], None],
+    record: Callable[[MetricsRow], None],
+    checkpoint: Callable[[MetricsRow], None],
 ) -> None:
     """Train from ``start`` to the end. A step whose gradient is not finite changes nothing and is counted.
 
@@ -82,7 +82,7 @@ class _Interval:
         self.weights.append(batch.weight)
         self.waited_s += waited_s
 
-    def close(self, engine: Engine, config: TrainingConfig, count: int, skipped: int) -> Row:
+    def close(self, engine: Engine, config: TrainingConfig, count: int, skipped: int) -> MetricsRow:
         """The row of this interval: the mean loss over the samples of all workers in the steps that were applied."""
         if not all(result.applied for _, _, result in self.steps):
             self._account_for_skipped(skipped, config.max_skipped_steps)

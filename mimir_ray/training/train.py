@@ -17,7 +17,7 @@ from mimir_ray.training.data.source import Source
 from mimir_ray.training.fit import check_memory, check_workers, fit
 from mimir_ray.training.reporting.feed import Feed
 from mimir_ray.training.reporting.loggers import check_packages, open_loggers
-from mimir_ray.training.reporting.metrics import Row, read_metrics, row_text
+from mimir_ray.training.reporting.metrics import MetricsRow, read_metrics, row_text
 from mimir_ray.training.reporting.validation import Scorer, Validation, check_validation
 from mimir_ray.training.reporting.validator import Validator
 from mimir_ray.training.state.run import METRICS, Run, begin, check_out, ended, finish, finished
@@ -54,7 +54,7 @@ def train(
     config: TrainingConfig,
     *,
     source: Callable[[], Source] | None = None,
-    on_metrics: Callable[[Row], None] | None = None,
+    on_metrics: Callable[[MetricsRow], None] | None = None,
     generation: GenerationConfig | None = None,
     scorer: Scorer | None = None,
 ) -> TrainingSummary:
@@ -127,7 +127,7 @@ def train(
     )
 
 
-def _log(steps: int, row: Row) -> None:
+def _log(steps: int, row: MetricsRow) -> None:
     logger.info("step %d/%d  %s", row["step"], steps, row_text(row))
 
 

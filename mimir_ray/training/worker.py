@@ -21,7 +21,7 @@ from mimir_ray.training.engine import Engine
 from mimir_ray.training.job import Job
 from mimir_ray.training.loop import NonFiniteError, run_steps
 from mimir_ray.training.module import Start, load_start
-from mimir_ray.training.reporting.metrics import MetricsFile, Row
+from mimir_ray.training.reporting.metrics import MetricsFile, MetricsRow
 from mimir_ray.training.state.pieces import Progress
 from mimir_ray.training.state.run import METRICS, checkpoint_name
 
@@ -50,12 +50,12 @@ def work(job: Job) -> dict[str, Any]:
     for leftover in Path(tempfile.gettempdir()).glob(f"{scratch}*"):  # of a worker that was killed
         shutil.rmtree(leftover, ignore_errors=True)
 
-    def record(row: Row) -> None:
+    def record(row: MetricsRow) -> None:
         if metrics is not None:
             metrics.append(row)
             job.feed.put_nowait(row)
 
-    def checkpoint(row: Row) -> None:
+    def checkpoint(row: MetricsRow) -> None:
         if metrics is not None:
             metrics.flush()
         directory = tempfile.mkdtemp(prefix=scratch)
@@ -76,7 +76,7 @@ def work(job: Job) -> dict[str, Any]:
     return {"resumed_from": done.step}
 
 
-def _checkpoint_metrics(row: Row) -> dict[str, Any]:
+def _checkpoint_metrics(row: MetricsRow) -> dict[str, Any]:
     """What decides which checkpoints are kept; what is not known, or not yet, is the worst there is.
 
     Ray Train keeps metrics as JSON, where infinity and NaN become null, on which a run that goes on would fail; and a

@@ -11,7 +11,8 @@ from mimir_ray.curation import CurationConfig, CurationSummary, curate
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.sources import SourceFile, discover
 from mimir_ray.curation.stages import judge, score, scoring_stages, split
-from mimir_ray.curation.tables import Row, outcome_table, rows_of
+from mimir_ray.curation.tables import outcome_table, rows_of
+from mimir_ray.dataflow import Row
 from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
 
 SHARD = "all"

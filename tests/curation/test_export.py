@@ -19,7 +19,8 @@ from mimir_ray.curation import CurationConfig, ExportSummary, export_clips, requ
 from mimir_ray.curation.export import shard as exporting
 from mimir_ray.curation.export.folder import exports_table, file_of
 from mimir_ray.curation.export.shard import export_shard
-from mimir_ray.curation.tables import Row, outcome_table, rows_of
+from mimir_ray.curation.tables import outcome_table, rows_of
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import content_id, file_id, join, list_files, read_bytes
 from mimir_ray.video import Cut, Timing, read_frames, read_info
 from tests.cli.command import mimir

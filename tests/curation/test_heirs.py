@@ -7,8 +7,9 @@ import pytest
 
 from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig, write_report
-from mimir_ray.curation.tables import Row, outcome_table, rows_of, stage_table
+from mimir_ray.curation.tables import outcome_table, rows_of, stage_table
 from mimir_ray.curation.watch import Watched, watch
+from mimir_ray.dataflow import Row
 from tests.curation.local import curate_whole
 from tests.curation.rendering import moving, save, shots
 

@@ -14,7 +14,8 @@ from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig
 from mimir_ray.curation.models.scorers import sampled_frames
 from mimir_ray.curation.report.stills import stills
-from mimir_ray.curation.tables import Row, outcome_table, rows_of
+from mimir_ray.curation.tables import outcome_table, rows_of
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import LatestCopy
 from mimir_ray.video import read_frames
 from tests.curation.local import curate_whole

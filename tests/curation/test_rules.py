@@ -14,8 +14,9 @@ from mimir_ray.curation import rules as rules_module
 from mimir_ray.curation.rules import RULES, Rule, Rules, shortfalls
 from mimir_ray.curation.sources import discover
 from mimir_ray.curation.split import split_files
-from mimir_ray.curation.tables import SCORES, Row
+from mimir_ray.curation.tables import SCORES
 from mimir_ray.curation.verdict import verdict
+from mimir_ray.dataflow import Row
 from tests.curation.rendering import blinking, half_black, moving, save
 
 CONFIG = override(CurationConfig(), ["split=off"])

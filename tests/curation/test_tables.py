@@ -12,7 +12,8 @@ from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, losses, write_report
 from mimir_ray.curation import measure as measuring
 from mimir_ray.curation import tables as tables_module
-from mimir_ray.curation.tables import SCORES, Row, commit, known_clips, outcome_table, rows_of, scan, stage_table
+from mimir_ray.curation.tables import SCORES, commit, known_clips, outcome_table, rows_of, scan, stage_table
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import join, read_json, write_json
 from tests.curation.local import curate_whole
 from tests.curation.rendering import moving, save

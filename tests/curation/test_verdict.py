@@ -10,8 +10,8 @@ from mimir_ray.curation import CurationConfig
 from mimir_ray.curation.caption_rules import CaptionRules
 from mimir_ray.curation.rules import NEEDED, Rules
 from mimir_ray.curation.stages import MODEL_STAGES
-from mimir_ray.curation.tables import Row
 from mimir_ray.curation.verdict import caption_rows, verdict
+from mimir_ray.dataflow import Row
 
 STAGES = ("measure", *MODEL_STAGES)
 CLIP: Row = {

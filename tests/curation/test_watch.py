@@ -11,8 +11,9 @@ from mimir_ray.curation import CurationConfig
 from mimir_ray.curation.config import Split
 from mimir_ray.curation.measure import measure_clips
 from mimir_ray.curation.spans import KnownSpans, ShotSpans
-from mimir_ray.curation.tables import Row, rows_of, stage_table
+from mimir_ray.curation.tables import rows_of, stage_table
 from mimir_ray.curation.watch import GRACE_S, check_pace, watch
+from mimir_ray.dataflow import Row
 from mimir_ray.video import Promise, ShotFinder, VideoError, read_shots
 from tests.curation.local import SHARD, curate_here, curate_whole
 from tests.curation.rendering import moving, save, shots

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mimir_ray.quickstart.charts import loss_chart, percent, score_chart
 from mimir_ray.quickstart.report import Example, Funnel, Report, Step, verdict
-from mimir_ray.quickstart.sheet import Row, contact_sheet
+from mimir_ray.quickstart.sheet import SheetRow, contact_sheet
 from mimir_ray.shapes.scoreboard import Share
 from mimir_ray.shapes.world import MODEL_FRAMES, render, sample_scene
 from mimir_ray.video import encode_mp4
@@ -207,7 +207,7 @@ def test_a_percentage_has_its_interval() -> None:
 
 def test_the_contact_sheet_has_a_row_for_each_prompt() -> None:
     frames = render(SCENE, MODEL_FRAMES)
-    rows = [Row("word " * 30, "a meaning", [(frames, {"colour": True, "motion": False, "all": False})] * 2)] * 3
+    rows = [SheetRow("word " * 30, "a meaning", [(frames, {"colour": True, "motion": False, "all": False})] * 2)] * 3
     picture = Image.open(io.BytesIO(contact_sheet("title", MODELS, rows)))
     assert picture.format == "PNG"
     few = Image.open(io.BytesIO(contact_sheet("title", MODELS, rows[:1])))

@@ -15,8 +15,8 @@ from mimir_ray.curation.config import CurationConfig, Export
 from mimir_ray.curation.export.apart import lies_in
 from mimir_ray.curation.export.folder import CAPTIONS_FILE, exports_table, remove
 from mimir_ray.curation.export.shard import export_shard, unfinished
-from mimir_ray.curation.tables import Row, outcome_table
-from mimir_ray.dataflow import map_tasks, run_shards
+from mimir_ray.curation.tables import outcome_table
+from mimir_ray.dataflow import Row, map_tasks, run_shards
 from mimir_ray.storage import Table, absolute, ahead, exists, join, predecessors, upload
 
 if TYPE_CHECKING:

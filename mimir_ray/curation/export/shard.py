@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.export.folder import EXPORTS, exports_table, file_of, remove, there
-from mimir_ray.curation.tables import Row, outcome_table, rows_of
+from mimir_ray.curation.tables import outcome_table, rows_of
 from mimir_ray.curation.watch import GRACE_S
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import LatestCopy, Table, file_id, join, upload
 from mimir_ray.video import Timing, VideoError, allowed_s, make_clip
 

@@ -15,7 +15,7 @@ from mimir_ray.curation.models.config import LIKELIEST_TOKENS
 from mimir_ray.curation.models.loading import Frames, images
 from mimir_ray.curation.models.scorers import answer_scores, caption_scores, frames_of, seed_of
 from mimir_ray.curation.models.vlm import Text, answer, asked, load_processor, one_paragraph, rendered, word_ids
-from mimir_ray.curation.tables import Row
+from mimir_ray.dataflow import Row
 
 JPEG_QUALITY = 95
 

@@ -10,7 +10,7 @@ from mimir_ray.curation.captions import captions_of
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.frames import clip_frames
 from mimir_ray.curation.models.loading import Frames
-from mimir_ray.curation.tables import Row
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import LatestCopy, content_id
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.curation.pipeline import VerdictKey
 from mimir_ray.curation.rules import RULES, Rule, Rules
-from mimir_ray.curation.tables import Row, outcome_table, scan, stage_table
+from mimir_ray.curation.tables import outcome_table, scan, stage_table
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import Manifest, Table
 
 KEPT_SHOWN, REJECTED_SHOWN = 24, 12

@@ -10,7 +10,7 @@ from mimir_ray.curation.report.charts import histogram
 from mimir_ray.curation.report.findings import Findings, Work, gather
 from mimir_ray.curation.report.stills import stills
 from mimir_ray.curation.rules import RULES, score_of
-from mimir_ray.curation.tables import Row
+from mimir_ray.dataflow import Row
 from mimir_ray.pages import render
 from mimir_ray.storage import LatestCopy, join, write_bytes
 

@@ -4,7 +4,7 @@ import io
 import os
 
 from mimir_ray.curation.frames import clip_frames
-from mimir_ray.curation.tables import Row
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import LatestCopy
 from mimir_ray.video import VideoError
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from mimir_ray.training.reporting.metrics import Row
+from mimir_ray.training.reporting.metrics import MetricsRow
 from mimir_ray.training.reporting.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Feed:
     """
 
     def __init__(
-        self, on_row: Sequence[Callable[[Row], None]], on_validation: Sequence[Callable[[Validation], None]]
+        self, on_row: Sequence[Callable[[MetricsRow], None]], on_validation: Sequence[Callable[[Validation], None]]
     ) -> None:
         import ray
         from ray.util.queue import Queue

@@ -24,7 +24,7 @@ import pyarrow.fs as pafs
 from mimir_ray.config import UserError
 from mimir_ray.storage import absolute, filesystem, join, local_copy, upload
 from mimir_ray.training.config import LoggingConfig
-from mimir_ray.training.reporting.metrics import Group, Row, scalars
+from mimir_ray.training.reporting.metrics import Group, MetricsRow, scalars
 from mimir_ray.training.reporting.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ PREVIEW_PX = 256
 class MetricsLogger(Protocol):
     """Somewhere that metrics go."""
 
-    def log(self, row: Row, group: Group) -> None:
+    def log(self, row: MetricsRow, group: Group) -> None:
         """Record the numbers of a row at its ``step``."""
 
     def log_video(self, tag: str, path: str, step: int) -> None:
@@ -105,7 +105,7 @@ class Loggers:
     ) -> None:
         self.close(failed=kind is not None)
 
-    def log(self, row: Row) -> None:
+    def log(self, row: MetricsRow) -> None:
         """Record a row of metrics; one that came before, because workers were started again, is left out."""
         with self._lock:
             if row["step"] > self._last:
@@ -163,7 +163,7 @@ class TensorBoardLogger:
         self._writers: dict[Group, Any] = {}
         self._uploaded_s = time.monotonic()
 
-    def log(self, row: Row, group: Group) -> None:
+    def log(self, row: MetricsRow, group: Group) -> None:
         """Record the numbers of a row."""
         writer = self._writer(group, row["step"])
         for name, value in scalars(row).items():

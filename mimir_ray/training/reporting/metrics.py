@@ -14,7 +14,7 @@ from mimir_ray.storage import absolute, exists, filesystem, read_bytes, write_by
 
 Group = Literal["train", "validation"]
 
-Row = dict[str, Any]
+MetricsRow = dict[str, Any]
 """``step``, ``loss``, ``gradient_norm``, ``learning_rate``, ``samples_per_s``, ``remaining_s`` and telemetry:
 
 ``loss`` is None where every step of the interval was left out (``skipped_steps`` counts those of the run),
@@ -24,11 +24,11 @@ the mean loss of each tenth of the schedule, least noise first.
 """
 
 
-def read_metrics(uri: str) -> list[Row]:
+def read_metrics(uri: str) -> list[MetricsRow]:
     """The lines written so far; a line that a kill cut short is passed over."""
     if not exists(uri):
         return []
-    rows: list[Row] = []
+    rows: list[MetricsRow] = []
     with suppress(UserError):
         rows.extend(row for _, row in json_lines(read_bytes(uri), uri))
     return rows
@@ -39,7 +39,7 @@ def loss_text(loss: float | None) -> str:
     return "-" if loss is None else f"{loss:.4f}"
 
 
-def row_text(row: Row) -> str:
+def row_text(row: MetricsRow) -> str:
     """A row for people: loss, pace and time left; MFU where the device's peak is known, and the wait for data."""
     parts = [
         f"loss {loss_text(row['loss'])}",
@@ -51,7 +51,7 @@ def row_text(row: Row) -> str:
     return "  ".join([*parts, f"data wait {row['data_wait']:.0%}"])
 
 
-def scalars(row: Row) -> dict[str, float]:
+def scalars(row: MetricsRow) -> dict[str, float]:
     """The numbers of a row but its step: a list's and a mapping's by ``name/key``, None and text left out."""
     return {name: value for key, entry in row.items() if key != "step" for name, value in _numbers(key, entry)}
 
@@ -66,7 +66,7 @@ class MetricsFile:
         self._lines = [_line(row) for row in read_metrics(self._uri) if row["step"] <= resumed_step]
         write_bytes(self._uri, "".join(self._lines).encode())
 
-    def append(self, row: Row) -> None:
+    def append(self, row: MetricsRow) -> None:
         """Add a row; on a local file system it is there at once."""
         if self._appends:
             with Path(self._uri).open("a", encoding="utf-8") as stream:
@@ -91,7 +91,7 @@ def _numbers(name: str, entry: Any) -> Iterator[tuple[str, float]]:
         yield name, float(entry)
 
 
-def _line(row: Row) -> str:
+def _line(row: MetricsRow) -> str:
     return json.dumps(row) + "\n"
 
 

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 from mimir_ray.config import UserError
 from mimir_ray.storage import exists, filesystem, join, parent, read_json, write_json
 from mimir_ray.training.config import LoggingConfig
-from mimir_ray.training.reporting.metrics import Group, Row, scalars
+from mimir_ray.training.reporting.metrics import Group, MetricsRow, scalars
 
 
 class MlflowLogger:
@@ -47,7 +47,7 @@ class MlflowLogger:
         _remember(out, "mlflow", run)
         return run
 
-    def log(self, row: Row, group: Group) -> None:
+    def log(self, row: MetricsRow, group: Group) -> None:
         """Record the numbers of a row that is not there yet."""
         if group == "train" and row["step"] <= self._last:
             return
@@ -94,7 +94,7 @@ class WandbLogger:
             self._run.define_metric(f"{group}/*", step_metric=f"{group}/step")
         self._last = int(self._run.summary.get("train/step") or 0) if known else 0
 
-    def log(self, row: Row, group: Group) -> None:
+    def log(self, row: MetricsRow, group: Group) -> None:
         """Record the numbers of a row that is not there yet."""
         if group == "validation" or row["step"] > self._last:
             values = {f"{group}/{name}": value for name, value in scalars(row).items()}

@@ -19,7 +19,7 @@ WORKERS = (1, 8, 16, 64)
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingEstimate:
     """One choice of ZeRO stage and number of GPUs."""
 
     config: TrainingConfig
@@ -39,7 +39,7 @@ def estimate_training(
     *,
     gpu: str = "H100",
     workers: Sequence[int] | None = None,
-) -> list[Row]:
+) -> list[TrainingEstimate]:
     """A row for every ZeRO stage and number of GPUs that the batch can be shared among, at ``config``'s samples a GPU.
 
     Args:
@@ -51,7 +51,7 @@ def estimate_training(
     if gpu not in GPUS:
         raise UserError(f"the figures of {gpu!r} are not known; name one of {', '.join(GPUS)}")
     rows = [
-        _row(sizes, choice, latent_shape, gpu)
+        _estimate(sizes, choice, latent_shape, gpu)
         for count in workers or sorted({*WORKERS, config.workers})
         for choice in _choices(config, count)
     ]
@@ -75,16 +75,18 @@ def _choices(config: TrainingConfig, workers: int) -> Iterator[TrainingConfig]:
             return
 
 
-def _row(sizes: Sizes, config: TrainingConfig, latent_shape: tuple[int, int, int, int], gpu: str) -> Row:
+def _estimate(
+    sizes: Sizes, config: TrainingConfig, latent_shape: tuple[int, int, int, int], gpu: str
+) -> TrainingEstimate:
     memory = estimate_memory(sizes, config, latent_shape, gpu=True)
     fits = memory.total <= GPUS[gpu].memory_gib * GIB
     if config.offload != "none":
-        return Row(config, memory, fits, None, None, None)
+        return TrainingEstimate(config, memory, fits, None, None, None)
     useful, computed = _flops(sizes, config, latent_shape)
     per_gpu = GPUS[gpu].peak(config.precision) * 1e12 * UTILISATION / computed
     pace = per_gpu * config.workers
     hours = config.steps * config.batch_size / pace / 3600
-    return Row(config, memory, fits, pace, UTILISATION * useful / computed, hours)
+    return TrainingEstimate(config, memory, fits, pace, UTILISATION * useful / computed, hours)
 
 
 def _flops(sizes: Sizes, config: TrainingConfig, latent_shape: tuple[int, int, int, int]) -> tuple[int, int]:

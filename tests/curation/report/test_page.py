@@ -17,8 +17,9 @@ from mimir_ray.curation import split as splitting
 from mimir_ray.curation.report.findings import Axis, Findings, Histogram, Kind, Losses, Sample, gather
 from mimir_ray.curation.report.page import page
 from mimir_ray.curation.rules import Rules
-from mimir_ray.curation.tables import Row, outcome_table, stage_table
+from mimir_ray.curation.tables import outcome_table, stage_table
 from mimir_ray.curation.watch import Watched
+from mimir_ray.dataflow import Row
 from mimir_ray.storage import Table, content_id, join, read_bytes, read_json, upload, write_json
 from mimir_ray.video import VideoError
 from tests.curation.local import curate_whole
