@@ -1,6 +1,6 @@
 """Text from vLLM through ``ray.data.llm``: a dataset of prompts becomes one of answers.
 
-    engine = vllm_engine(EngineConfig(model="Qwen/Qwen2-VL-7B-Instruct", images=4))
+    engine = vllm_engine(TextEngineConfig(model="Qwen/Qwen2-VL-7B-Instruct", images=4))
     rows = [{"prompt": "...", "images": [jpeg], "sampling": '{"max_tokens": 99}'}]
     answers = engine(ray.data.from_items(rows))
 
@@ -19,7 +19,7 @@ and comes out with these instead, beside all its other columns:
                             log-probabilities before any temperature; empty where it asks for none
     error                   empty, or the class and the message of what went wrong with this row alone
 
-Order is not kept. An ``Engine`` is anything that does this, so tests of what is around it need no GPU. Prompts come
+Order is not kept. A ``TextEngine`` is anything that does this, so tests of what is around it need no GPU. Prompts come
 rendered because whoever asks has the model's own tokenizer at hand, and asks for the same tokens on every road.
 """
 
@@ -39,7 +39,7 @@ from mimir_ray.dataflow import Row
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-Engine = Callable[["Dataset"], "Dataset"]
+TextEngine = Callable[["Dataset"], "Dataset"]
 
 _ERROR = "__inference_error__"
 """Ray's column for what went wrong with a row. Its stages let a row pass by in which it is not empty."""
@@ -65,7 +65,7 @@ class VllmPool(Config):
     """The restarts of an engine that died. Ray's default is for ever: a row that kills its engine would have no end."""
 
 
-class EngineConfig(Config):
+class TextEngineConfig(Config):
     """A model, and what will be asked of it."""
 
     model: str
@@ -79,7 +79,7 @@ class EngineConfig(Config):
     pool: VllmPool = VllmPool()
 
 
-def vllm_engine(config: EngineConfig) -> Engine:
+def vllm_engine(config: TextEngineConfig) -> TextEngine:
     """The engine that runs vLLM on GPUs of the cluster. Raises UserError where vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
@@ -89,7 +89,7 @@ def vllm_engine(config: EngineConfig) -> Engine:
     return lambda dataset: engine_around(ray_processor(config))(dataset)  # Ray need not run yet
 
 
-def engine_around(processor: Any) -> Engine:
+def engine_around(processor: Any) -> TextEngine:
     """A ``ray.data.llm`` processor as an engine."""
 
     def engine(dataset: "Dataset") -> "Dataset":
@@ -99,7 +99,7 @@ def engine_around(processor: Any) -> Engine:
     return engine
 
 
-def ray_processor(config: EngineConfig) -> Any:
+def ray_processor(config: TextEngineConfig) -> Any:
     """The ``ray.data.llm`` processor for rows of ``to_ray``; of its stages only the engine is on."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 

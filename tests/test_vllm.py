@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 
 from mimir_ray.config import UserError
-from mimir_ray.vllm import Engine, EngineConfig, Still, VllmPool, engine_around, ray_processor, vllm_engine
+from mimir_ray.vllm import Still, TextEngine, TextEngineConfig, VllmPool, engine_around, ray_processor, vllm_engine
 
 ray_needed = pytest.mark.usefixtures("ray_session")
 SAMPLING = '{"max_tokens": 4, "temperature": 0.0}'
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Engine:
+def engine(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> TextEngine:
     from tests.standin_vllm import on_stand_in
 
-    config = EngineConfig(model=str(tmp_path_factory.mktemp("model")), images=2, logprobs=2, pool=VllmPool(batch=2))
+    config = TextEngineConfig(model=str(tmp_path_factory.mktemp("model")), images=2, logprobs=2, pool=VllmPool(batch=2))
     return lambda dataset: engine_around(on_stand_in(ray_processor(config)))(dataset)
 
 
@@ -29,14 +29,14 @@ def jpeg(width: int) -> bytes:
     return stream.getvalue()
 
 
-def answers(engine: Engine, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def answers(engine: TextEngine, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     import ray.data
 
     return sorted(engine(ray.data.from_items(rows)).take_all(), key=lambda row: row["name"])
 
 
 @ray_needed
-def test_prompts_with_images_become_answers_beside_their_other_columns(engine: Engine) -> None:
+def test_prompts_with_images_become_answers_beside_their_other_columns(engine: TextEngine) -> None:
     rows: list[dict[str, Any]] = [
         {"name": f"{index}", "prompt": f"ab{index}", "sampling": f'{{"max_tokens": 4, "seed": {2**62 + index}}}'}
         | {"images": [jpeg(8 + index), jpeg(16)][: index + 1], "params": index, "error": ""}
@@ -54,13 +54,13 @@ def test_prompts_with_images_become_answers_beside_their_other_columns(engine: E
 
 
 @ray_needed
-def test_token_ids_go_in_as_they_are(engine: Engine) -> None:
+def test_token_ids_go_in_as_they_are(engine: TextEngine) -> None:
     rows = [{"name": str(index), "prompt": [5] * index + [6], "sampling": SAMPLING} for index in range(3)]
     assert [list(row["tokens"]) for row in answers(engine, rows)] == [[6, 0], [6, 5, 0], [6, 5, 5, 0]]
 
 
 @ray_needed
-def test_the_likeliest_first_tokens_come_back_where_they_are_asked_for(engine: Engine) -> None:
+def test_the_likeliest_first_tokens_come_back_where_they_are_asked_for(engine: TextEngine) -> None:
     rows = [
         {"name": "asks", "prompt": "a", "sampling": '{"max_tokens": 4, "logprobs": 2}'},
         {"name": "does not", "prompt": "a", "sampling": SAMPLING},
@@ -71,7 +71,7 @@ def test_the_likeliest_first_tokens_come_back_where_they_are_asked_for(engine: E
 
 
 @ray_needed
-def test_a_row_that_fails_says_why_and_one_with_nothing_to_ask_passes_by(engine: Engine) -> None:
+def test_a_row_that_fails_says_why_and_one_with_nothing_to_ask_passes_by(engine: TextEngine) -> None:
     rows = [
         {"name": "a", "prompt": "too long", "sampling": SAMPLING, "images": [], "error": ""},
         {"name": "b", "prompt": "good", "sampling": SAMPLING, "images": [jpeg(8)], "error": ""},
@@ -85,7 +85,7 @@ def test_a_row_that_fails_says_why_and_one_with_nothing_to_ask_passes_by(engine:
 
 
 @ray_needed
-def test_a_row_that_kills_its_engine_costs_what_the_engine_had_at_work(engine: Engine) -> None:
+def test_a_row_that_kills_its_engine_costs_what_the_engine_had_at_work(engine: TextEngine) -> None:
     import ray.data
 
     prompts = ["crash" if index == 3 else "fine" for index in range(120)]
@@ -99,7 +99,7 @@ def test_a_row_that_kills_its_engine_costs_what_the_engine_had_at_work(engine: E
 
 def test_what_vllm_is_told(tmp_path: Any, ray_session: None) -> None:
     pool = VllmPool(engines=3, tensor_parallel_size=2, max_model_len=4096, gpu_memory_utilization=0.5)
-    processor = ray_processor(EngineConfig(model=str(tmp_path), revision="abc", dtype="bfloat16", pool=pool))
+    processor = ray_processor(TextEngineConfig(model=str(tmp_path), revision="abc", dtype="bfloat16", pool=pool))
     assert processor.list_stage_names() == ["vLLMEngineStage"]
     stage = processor.get_stage_by_name("vLLMEngineStage")
     told = stage.fn_constructor_kwargs["engine_kwargs"]
@@ -127,4 +127,4 @@ def test_a_still_travels_as_its_jpeg() -> None:
 
 def test_a_missing_vllm_is_a_sentence_with_the_remedy() -> None:
     with pytest.raises(UserError, match=r"pip install 'mimir-ray\[vllm\]'.* or set engine=transformers"):
-        vllm_engine(EngineConfig(model="Qwen/Qwen2-VL-7B-Instruct"))
+        vllm_engine(TextEngineConfig(model="Qwen/Qwen2-VL-7B-Instruct"))

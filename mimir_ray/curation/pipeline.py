@@ -23,7 +23,7 @@ from mimir_ray.curation.summary import CurationSummary, summarise
 from mimir_ray.curation.tables import outcome_table, stage_table
 from mimir_ray.dataflow import map_actors, map_tasks, run_shards, through_engine
 from mimir_ray.storage import Table, ahead
-from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
+from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -48,7 +48,7 @@ def curate(
     overwrite: bool = False,
     retry_quarantined: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    engine: Callable[[EngineConfig], Engine] = vllm_engine,
+    engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine,
 ) -> CurationSummary:
     """Curate the videos that `sources` (folders, files, globs) name into the tables under the data root `out`.
 
@@ -101,7 +101,7 @@ def pipeline(
     before: dict[str, list[str]],
     out: str,
     config: CurationConfig,
-    engine: Callable[[EngineConfig], Engine],
+    engine: Callable[[TextEngineConfig], TextEngine],
 ) -> "Dataset":
     """The whole of curation: one row a shard through every stage; what they find out goes straight to `out`.
 

@@ -22,7 +22,7 @@ from mimir_ray.curation.split import failure, split_files
 from mimir_ray.curation.tables import commit, known_clips, outcome_table, rows_of, stage_table
 from mimir_ray.curation.verdict import caption_rows, verdict
 from mimir_ray.dataflow import ActorPool, Row, Work
-from mimir_ray.vllm import EngineConfig
+from mimir_ray.vllm import TextEngineConfig
 
 if TYPE_CHECKING:
     from mimir_ray.curation.models.questions import Question
@@ -56,7 +56,7 @@ class Stage:
 class Asked:
     """An engine beside the pipeline, and what it is asked."""
 
-    engine: EngineConfig
+    engine: TextEngineConfig
     load: Callable[[], "Question"]
 
 
@@ -93,8 +93,8 @@ def scoring_stages(config: CurationConfig) -> tuple[Stage, ...]:
     return tuple(found)
 
 
-def _engine(name: str, asked: WatermarkConfig | RecaptionConfig, config: CurationConfig) -> EngineConfig:
-    return EngineConfig(
+def _engine(name: str, asked: WatermarkConfig | RecaptionConfig, config: CurationConfig) -> TextEngineConfig:
+    return TextEngineConfig(
         model=asked.vlm.name,
         revision=asked.vlm.revision,
         dtype=asked.vlm.dtype,

@@ -27,13 +27,13 @@ from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import Key, complete, settled_rows
 from mimir_ray.precompute.shard_plan import Cut
 from mimir_ray.storage import Table, join
-from mimir_ray.vllm import EngineConfig
+from mimir_ray.vllm import TextEngineConfig
 
 
-def engine_config(model: ModelConfig, config: PrecomputeConfig) -> EngineConfig:
+def engine_config(model: ModelConfig, config: PrecomputeConfig) -> TextEngineConfig:
     """The language model, as an engine is to load it."""
     assert model.llm is not None
-    return EngineConfig(model=model.llm, revision=model.llm_revision, dtype=model.dtype, pool=config.vllm)
+    return TextEngineConfig(model=model.llm, revision=model.llm_revision, dtype=model.dtype, pool=config.vllm)
 
 
 def ask(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.shard_plan import Cut, cut_shards
 from mimir_ray.precompute.summary import PrecomputeSummary
 from mimir_ray.storage import Table, absolute, account, join, predecessors
-from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
+from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
 
 if TYPE_CHECKING:
     import ray.data
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ASK_CPUS = 0.25
-"""The CPUs of a task that reads a shard's captions for the engine: little work, which fits beside actors on two cores."""
+"""The CPUs of a task that reads a shard's captions for the engine: few, to fit beside actors on two cores."""
 
 
 def precompute(
@@ -38,7 +38,7 @@ def precompute(
     overwrite: bool = False,
     retry_quarantined: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    engine: Callable[[EngineConfig], Engine] = vllm_engine,
+    engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine,
 ) -> PrecomputeSummary:
     """Write `latents`, `t5_tokens` and, where the model has an LLM, `llm_tokens` beside `clips` and `captions`; and
     `answers`, where another engine than transformers writes them.
@@ -116,7 +116,7 @@ def plan(
     pending: Mapping[str, Sequence[str]],
     before: Mapping[str, Sequence[str]],
     retry: Retry,
-    engine: Callable[[EngineConfig], Engine] = vllm_engine,
+    engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine,
 ) -> "ray.data.Dataset":
     """The whole pipeline: shards -> VAE -> T5 -> LLM, each stage one pool of actors that hold one encoder each.
     Where an engine writes the answers, it stands before the LLM.

@@ -15,7 +15,7 @@ from mimir_ray.config import UserError, from_dict
 from mimir_ray.generation.naming import name_of_runnable
 from mimir_ray.serving.config import ServingConfig
 from mimir_ray.serving.deployments import Denoiser, FrameDecoder, PromptEncoder
-from mimir_ray.serving.engine import CheckpointEngine, Engine
+from mimir_ray.serving.stages import CheckpointStages, Stages
 from mimir_ray.serving.video_jobs import VideoJobs
 from mimir_ray.storage import absolute
 
@@ -63,19 +63,19 @@ def build(args: Mapping[str, Any]) -> "Application":
     return application(from_dict(ServingConfig, args, "args"))
 
 
-def application(config: ServingConfig, engine: Engine | None = None) -> "Application":
-    """VideosApi -> VideoJobs -> PromptEncoder -> Denoiser -> FrameDecoder. ``engine`` replaces the checkpoint."""
+def application(config: ServingConfig, stages: Stages | None = None) -> "Application":
+    """VideosApi -> VideoJobs -> PromptEncoder -> Denoiser -> FrameDecoder. ``stages`` replace the checkpoint's."""
     from ray import serve
 
     config = config.model_copy(update={"out": absolute(config.out)})
-    if engine is None:
+    if stages is None:
         model = name_of_runnable(config.checkpoint)
-        engine = CheckpointEngine(_found(config.checkpoint), config.generation.runtime)
+        stages = CheckpointStages(_found(config.checkpoint), config.generation.runtime)
     else:
         model = config.checkpoint
-    encoder = serve.deployment(**config.encoder.options("PromptEncoder"))(PromptEncoder).bind(engine)
-    denoiser = serve.deployment(**config.denoiser.options("Denoiser"))(Denoiser).bind(engine)
-    decoder = serve.deployment(**config.decoder.options("FrameDecoder"))(FrameDecoder).bind(engine, config.out)
+    encoder = serve.deployment(**config.encoder.options("PromptEncoder"))(PromptEncoder).bind(stages)
+    denoiser = serve.deployment(**config.denoiser.options("Denoiser"))(Denoiser).bind(stages)
+    decoder = serve.deployment(**config.decoder.options("FrameDecoder"))(FrameDecoder).bind(stages, config.out)
     light: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 1000}
     jobs = serve.deployment(name="VideoJobs", num_replicas=1, **light)(VideoJobs)
     ingress = serve.deployment(name="VideosApi", num_replicas=config.ingress_replicas, **light)(
@@ -84,7 +84,7 @@ def application(config: ServingConfig, engine: Engine | None = None) -> "Applica
     return ingress.bind(config, model, jobs.bind(config, encoder, denoiser, decoder))
 
 
-def start(config: ServingConfig, engine: Engine | None = None) -> str:
+def start(config: ServingConfig, stages: Stages | None = None) -> str:
     """Serve on ``config.host:port`` of an initialised Ray and return the URL once requests are answered.
 
     Raises:
@@ -94,7 +94,7 @@ def start(config: ServingConfig, engine: Engine | None = None) -> str:
     from ray.exceptions import RayError
 
     began = time.monotonic()
-    app = application(config, engine)
+    app = application(config, stages)
     check_port(config)
     try:
         serve.start(http_options={"host": config.host, "port": config.port}, logging_config={"log_level": "WARNING"})

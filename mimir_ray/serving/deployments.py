@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypeVar
 
 from mimir_ray.records import GenerationRequest
-from mimir_ray.serving.engine import Decode, Denoise, Encode, Engine
+from mimir_ray.serving.stages import Decode, Denoise, Encode, Stages
 from mimir_ray.storage import join, write_bytes
 
 P = ParamSpec("P")
@@ -69,8 +69,8 @@ class _Worker(Generic[S]):
 class PromptEncoder:
     """Prompt to condition."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._worker: _Worker[Encode] = _Worker(engine.encode_stage)
+    def __init__(self, stages: Stages) -> None:
+        self._worker: _Worker[Encode] = _Worker(stages.encode_stage)
 
     async def encode(self, request: GenerationRequest) -> Encoded:
         """Raises UserError for a prompt or size that the model cannot take."""
@@ -88,8 +88,8 @@ class PromptEncoder:
 class Denoiser:
     """Condition to latents, reporting every step."""
 
-    def __init__(self, engine: Engine, report: Report | None = None) -> None:
-        self._worker: _Worker[Denoise] = _Worker(engine.denoise_stage)
+    def __init__(self, stages: Stages, report: Report | None = None) -> None:
+        self._worker: _Worker[Denoise] = _Worker(stages.denoise_stage)
         self._report = report or ReportToJobs()
 
     async def denoise(self, job_id: str, request: GenerationRequest, encoded: Encoded) -> Denoised:
@@ -119,8 +119,8 @@ class Denoiser:
 class FrameDecoder:
     """Latents to a video file."""
 
-    def __init__(self, engine: Engine, out: str, report: Report | None = None) -> None:
-        self._worker: _Worker[Decode] = _Worker(engine.decode_stage)
+    def __init__(self, stages: Stages, out: str, report: Report | None = None) -> None:
+        self._worker: _Worker[Decode] = _Worker(stages.decode_stage)
         self._out = out
         self._report = report or ReportToJobs()
 

@@ -13,7 +13,7 @@ from mimir_ray.curation.sources import SourceFile, discover
 from mimir_ray.curation.stages import judge, score, scoring_stages, split
 from mimir_ray.curation.tables import outcome_table, rows_of
 from mimir_ray.dataflow import Row
-from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
+from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
 
 SHARD = "all"
 
@@ -40,7 +40,7 @@ class LocalPipeline:
     before: dict[str, list[str]]
     out: str
     config: CurationConfig
-    engine: Callable[[EngineConfig], Engine] = vllm_engine
+    engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine
 
     def iter_rows(self) -> Iterator[Row]:
         """Do it; a row a shard."""

@@ -25,7 +25,7 @@ from mimir_ray.curation.models.scorers import seed_of
 from mimir_ray.curation.models.vlm import word_ids
 from mimir_ray.curation.stages import scoring_stages
 from mimir_ray.curation.tables import outcome_table, rows_of, stage_table
-from mimir_ray.vllm import Engine, EngineConfig
+from mimir_ray.vllm import TextEngine, TextEngineConfig
 from tests.curation.models.tiny import tiny_vlm
 from tests.curation.rendering import moving, save
 
@@ -78,7 +78,7 @@ def answered(row: dict[str, Any], yes: int, no: int, log: str, fails: bool) -> d
     return answer | text | {"first_ids": list(first), "first_log_p": list(first.values()), "error": ""}
 
 
-def engine(config: EngineConfig, log: Path, fails: bool = False) -> Engine:
+def engine(config: TextEngineConfig, log: Path, fails: bool = False) -> TextEngine:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(config.model)
@@ -179,7 +179,7 @@ def test_a_clip_that_cannot_be_read_is_not_asked_about(
 def test_lost_answers_leave_their_shards_pending_and_are_asked_for_again(
     corpus: Path, config: CurationConfig, tmp_path: Path, ray_session: None
 ) -> None:
-    def losing(config: EngineConfig) -> Engine:
+    def losing(config: TextEngineConfig) -> TextEngine:
         whole = engine(config, tmp_path / "first.jsonl")
         return lambda dataset: whole(dataset).filter(lambda row: row["index"] != 2)
 

@@ -24,7 +24,7 @@ from mimir_ray.precompute.asking import Tell, ask
 from mimir_ray.precompute.components import load_llm, load_llm_reader
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Table
-from mimir_ray.vllm import Engine, EngineConfig, engine_around, ray_processor, to_ray
+from mimir_ray.vllm import TextEngine, TextEngineConfig, engine_around, ray_processor, to_ray
 from tests.precompute.test_pipeline import SHARDS, commit
 from tests.precompute.world import (
     CONFIG,
@@ -73,12 +73,12 @@ def written(row: dict[str, Any], model: str, log: str = "", fails: tuple[int, ..
     return answer | {"tokens": tokens, "text": "", "error": ""}
 
 
-def engine(config: EngineConfig, log: Path, fails: tuple[int, ...] = ()) -> Engine:
+def engine(config: TextEngineConfig, log: Path, fails: tuple[int, ...] = ()) -> TextEngine:
     said = partial(written, model=config.model, log=str(log), fails=fails)
     return lambda dataset: dataset.repartition(2).map(said, num_cpus=0.1)  # rows of a shard do not stay together
 
 
-def never(config: EngineConfig) -> Engine:
+def never(config: TextEngineConfig) -> TextEngine:
     raise AssertionError("nobody has anything to ask")
 
 
@@ -214,7 +214,7 @@ def test_lost_answers_leave_their_shards_pending_and_only_these_are_asked_about_
 ) -> None:
     data, log = copy_of(sampled, tmp_path, "llm_tokens"), tmp_path / "second.jsonl"
 
-    def losing(config: EngineConfig) -> Engine:
+    def losing(config: TextEngineConfig) -> TextEngine:
         whole = engine(config, tmp_path / "first.jsonl")
         return lambda dataset: whole(dataset).filter(lambda row: row["asked"] != YELLOW)
 
@@ -229,7 +229,7 @@ def test_lost_answers_leave_their_shards_pending_and_only_these_are_asked_about_
 def test_rays_own_engine_stage_takes_the_rows(sampled: Path, model: ModelConfig, tmp_path: Path) -> None:
     from tests.standin_vllm import END, on_stand_in
 
-    def stand_in(config: EngineConfig) -> Engine:
+    def stand_in(config: TextEngineConfig) -> TextEngine:
         return lambda dataset: engine_around(on_stand_in(ray_processor(config)))(dataset)
 
     data = copy_of(sampled, tmp_path, "llm_tokens")

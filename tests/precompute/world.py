@@ -20,7 +20,7 @@ from mimir_ray.precompute.shard_plan import Cut, cut_shards
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table, file_id
 from mimir_ray.video import write_mp4
-from mimir_ray.vllm import Engine, EngineConfig, vllm_engine
+from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
 from tests.tiny import tiny_base, tiny_llm
 
 CAPTIONS = ("a red ball moves left", "red ball", "a blue triangle above a green square")
@@ -147,7 +147,7 @@ class LocalPlan:
     pending: Mapping[str, Sequence[str]]
     before: Mapping[str, Sequence[str]]
     retry: Retry
-    engine: Callable[[EngineConfig], Engine] = vllm_engine
+    engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine
 
     def iter_rows(self) -> Iterator[dict[str, Any]]:
         """Do it; a row a shard."""

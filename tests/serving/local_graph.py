@@ -29,7 +29,7 @@ MODEL = "fake"
 
 
 @dataclass
-class FakeEngine:
+class FakeStages:
     """Stages without weights: each step waits for ``step_s``, or for ``gate`` where it is not set."""
 
     step_s: float = 0.0
@@ -37,13 +37,13 @@ class FakeEngine:
     steps: list[int] = field(default_factory=list)
     """The seed of the request of every step made."""
 
-    def encode_stage(self) -> "FakeEngine":
+    def encode_stage(self) -> "FakeStages":
         return self
 
-    def denoise_stage(self) -> "FakeEngine":
+    def denoise_stage(self) -> "FakeStages":
         return self
 
-    def decode_stage(self) -> "FakeEngine":
+    def decode_stage(self) -> "FakeStages":
         return self
 
     def encode(self, request: GenerationRequest) -> Condition:
@@ -97,19 +97,19 @@ class _Handle:
         return _Method(getattr(self._deployment, name))
 
 
-def local_jobs(config: ServingConfig, engine: FakeEngine) -> VideoJobs:
+def local_jobs(config: ServingConfig, stages: FakeStages) -> VideoJobs:
     async def report(job_id: str, steps_done: int) -> bool:
         return await jobs.advance(job_id, steps_done)
 
-    stages = (PromptEncoder(engine), Denoiser(engine, report), FrameDecoder(engine, config.out, report))
-    jobs = VideoJobs(config, *(_Handle(stage) for stage in stages))  # type: ignore[arg-type]
+    graph = (PromptEncoder(stages), Denoiser(stages, report), FrameDecoder(stages, config.out, report))
+    jobs = VideoJobs(config, *(_Handle(deployment) for deployment in graph))  # type: ignore[arg-type]
     return jobs
 
 
 @contextmanager
-def local_server(config: ServingConfig, engine: FakeEngine) -> Iterator[str]:
+def local_server(config: ServingConfig, stages: FakeStages) -> Iterator[str]:
     """The API over real HTTP on a free port; yields its URL."""
-    api = create_api(local_jobs(config, engine), config, MODEL)
+    api = create_api(local_jobs(config, stages), config, MODEL)
     server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -117,7 +117,7 @@ def local_server(config: ServingConfig, engine: FakeEngine) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        engine.gate.set()
+        stages.gate.set()
         server.should_exit = True
         thread.join(30)
 

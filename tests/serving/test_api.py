@@ -1,4 +1,4 @@
-"""The videos API over HTTP, with the real graph classes in this process and an engine without weights."""
+"""The videos API over HTTP, with the real graph classes in this process and stages without weights."""
 
 import email
 import tempfile
@@ -13,18 +13,18 @@ import requests
 from mimir_ray.serving.config import RequestLimits
 from mimir_ray.serving.deployments import video_path
 from mimir_ray.storage import content_id, read_bytes, write_bytes
-from tests.serving.local_graph import FakeEngine, local_server, serving_config, wait_for, wait_until
+from tests.serving.local_graph import FakeStages, local_server, serving_config, wait_for, wait_until
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
+def stages() -> FakeStages:
+    return FakeStages()
 
 
 @pytest.fixture
-def url(engine: FakeEngine, tmp_path: Path) -> Iterator[str]:
+def url(stages: FakeStages, tmp_path: Path) -> Iterator[str]:
     config = serving_config(str(tmp_path), max_unfinished=3, limits=RequestLimits(max_frames=33))
-    with local_server(config, engine) as address:
+    with local_server(config, stages) as address:
         yield address
 
 
@@ -113,7 +113,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     out = tmp_path / "out" if request.param == "disk" else f"memory://{content_id(str(tmp_path))}"
     (tmp_path / "copies").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
-    with local_server(serving_config(str(out)), FakeEngine()) as url:
+    with local_server(serving_config(str(out)), FakeStages()) as url:
         video = post(url).json()["id"]
         wait_for(url, video, "completed")
         yield f"{url}/v1/videos/{video}/content", video_path(str(out), video)
@@ -262,8 +262,8 @@ def test_unknown_videos_and_paths(url: str) -> None:
     assert requests.put(f"{url}/v1/videos", timeout=60).status_code == 405
 
 
-def test_queued_running_full_and_cancelled(url: str, engine: FakeEngine, tmp_path: Path) -> None:
-    engine.step_s = 60  # until the gate opens
+def test_queued_running_full_and_cancelled(url: str, stages: FakeStages, tmp_path: Path) -> None:
+    stages.step_s = 60  # until the gate opens
     first, second, third = (post(url, seed=seed).json()["id"] for seed in (1, 2, 3))
     wait_for(url, first, "in_progress")
     assert [requests.get(f"{url}/v1/videos/{i}", timeout=60).json()["queue_position"] for i in (second, third)] == [
@@ -284,11 +284,11 @@ def test_queued_running_full_and_cancelled(url: str, engine: FakeEngine, tmp_pat
     deleted = requests.delete(f"{url}/v1/videos/{first}", timeout=60).json()
     assert deleted == {"id": first, "object": "video.deleted", "deleted": True}
     assert requests.delete(f"{url}/v1/videos/{second}", timeout=60).json()["deleted"] is True
-    engine.gate.set()
+    stages.gate.set()
     wait_for(url, third, "completed")
-    assert engine.steps.count(1) == 1  # the step that ran when it was deleted, and none after it
-    assert engine.steps.count(2) == 0
-    assert engine.steps.count(3) == 4
+    assert stages.steps.count(1) == 1  # the step that ran when it was deleted, and none after it
+    assert stages.steps.count(2) == 0
+    assert stages.steps.count(3) == 4
     assert [path.stem for path in tmp_path.iterdir()] == [third]
     listed = requests.get(f"{url}/v1/videos", timeout=60).json()
     assert ([video["id"] for video in listed["data"]], listed["has_more"]) == ([third], False)
@@ -297,8 +297,8 @@ def test_queued_running_full_and_cancelled(url: str, engine: FakeEngine, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_grows_with_the_steps(url: str, engine: FakeEngine) -> None:
-    engine.step_s = 0.05
+def test_progress_grows_with_the_steps(url: str, stages: FakeStages) -> None:
+    stages.step_s = 0.05
     video = post(url, num_inference_steps=20).json()
     seen: list[int] = []
 

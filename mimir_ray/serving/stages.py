@@ -1,4 +1,4 @@
-"""What the deployments compute with. Injected, so that they run and are tested without a model."""
+"""The stages that the deployments run. Injected, so that they run and are tested without a model."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -35,8 +35,8 @@ class Decode(Protocol):
     def decode(self, latents: "Tensor") -> NDArray[np.uint8]: ...
 
 
-class Engine(Protocol):
-    """Loads one stage in the process that calls it. Must be picklable."""
+class Stages(Protocol):
+    """Loads each stage in the process that calls for it. Must be picklable."""
 
     def encode_stage(self) -> Encode: ...
 
@@ -46,7 +46,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class CheckpointEngine:
+class CheckpointStages:
     """The stages of a checkpoint, each with only the components it needs."""
 
     checkpoint: str
