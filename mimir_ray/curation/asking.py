@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mimir_ray.config import UserError
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.split import failure
-from mimir_ray.curation.stages import Stage, unscored
+from mimir_ray.curation.stages import ScoringStage, unscored
 from mimir_ray.curation.tables import commit, rows_of, stage_table
 from mimir_ray.dataflow import Row
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mimir_ray.curation.models.questions import Question
 
 
-def ask(row: Row, out: str, stage: Stage, before: Sequence[str], rules: Rules) -> Iterator[Row]:
+def ask(row: Row, out: str, stage: ScoringStage, before: Sequence[str], rules: Rules) -> Iterator[Row]:
     """The unscored clips of a shard as rows of `mimir_ray.vllm`; a shard without any is a row that passes by.
 
     The same rows whenever it runs, until `Tell` commits the shard.
@@ -51,7 +51,7 @@ class Tell:
     sum over the clips says how long the stage took.
     """
 
-    def __init__(self, out: str, stage: Stage) -> None:
+    def __init__(self, out: str, stage: ScoringStage) -> None:
         self._stage = stage
         self._table = stage_table(out, stage.name)
         self._scores: dict[str, dict[str, Row]] = {}
@@ -96,6 +96,6 @@ class Tell:
             return failure(name, error, row["clip_id"])
 
 
-def _question(stage: Stage) -> "Question":
+def _question(stage: ScoringStage) -> "Question":
     assert stage.asked is not None
     return stage.asked.load()

@@ -33,7 +33,7 @@ quarantine, alone."""
 
 
 @dataclass(frozen=True)
-class Stage:
+class ScoringStage:
     """A step that gives clips scores."""
 
     name: str
@@ -77,19 +77,19 @@ MODEL_STAGES = ("aesthetic", "text_area", "watermark", "recaption", "agreement")
 """The stages with a model in the paper's order; each is a section of `CurationConfig`."""
 
 
-def scoring_stages(config: CurationConfig) -> tuple[Stage, ...]:
+def scoring_stages(config: CurationConfig) -> tuple[ScoringStage, ...]:
     """The stages that `config` runs, in the paper's order."""
-    found = [Stage("measure", MeasureKey(measures=config.measures), partial(_measuring, config))]
+    found = [ScoringStage("measure", MeasureKey(measures=config.measures), partial(_measuring, config))]
     for name in MODEL_STAGES:
         if (key := getattr(config, name)) != "off":
             load = partial(_modelling, name, config)
             if getattr(key, "engine", None) == "vllm":
                 asked = Asked(_engine(name, key, config), partial(_questioning, name, config))
-                found.append(Stage(name, key, load, asked=asked))
+                found.append(ScoringStage(name, key, load, asked=asked))
             else:
                 if name == "agreement":
                     key = AgreementKey(agreement=key, recaption=config.recaption)
-                found.append(Stage(name, key, load, getattr(config.pools, name)))
+                found.append(ScoringStage(name, key, load, getattr(config.pools, name)))
     return tuple(found)
 
 
@@ -121,7 +121,7 @@ def split(row: Row, out: str, config: CurationConfig) -> Row:
     return {"shard": shard}
 
 
-def unscored(shard: str, out: str, stage: Stage, before: Sequence[str], rules: Rules) -> list[Row]:
+def unscored(shard: str, out: str, stage: ScoringStage, before: Sequence[str], rules: Rules) -> list[Row]:
     """The clips of a shard that the stage should score and has not, with all that the stages before it found out."""
     table = stage_table(out, stage.name)
     there = set(table.read(shard, ["clip_id"])["clip_id"].to_pylist()) if table.has(shard) else set()
@@ -129,7 +129,7 @@ def unscored(shard: str, out: str, stage: Stage, before: Sequence[str], rules: R
     return [clip for clip in clips if clip["status"] == "ok" and not (stage.dear and shortfalls(clip, rules))]
 
 
-def score(row: Row, out: str, stage: Stage, before: Sequence[str], rules: Rules, scorer: Scorer) -> Row:
+def score(row: Row, out: str, stage: ScoringStage, before: Sequence[str], rules: Rules, scorer: Scorer) -> Row:
     """Commit scores for the clips of the shard that have none yet; those there are stay."""
     shard, table = row["shard"], stage_table(out, stage.name)
     clips = unscored(shard, out, stage, before, rules)
@@ -152,7 +152,7 @@ def _by_file(clips: Sequence[Row]) -> list[Sequence[Row]]:
     return [list(members) for _, members in groupby(clips, key=lambda clip: str(clip["path"]))]
 
 
-def load_score(out: str, stage: Stage, before: Sequence[str], rules: Rules) -> Work:
+def load_score(out: str, stage: ScoringStage, before: Sequence[str], rules: Rules) -> Work:
     """`score` with a scorer that is loaded once."""
     return partial(score, out=out, stage=stage, before=before, rules=rules, scorer=stage.load())
 
@@ -205,7 +205,7 @@ def _questioning(name: str, config: CurationConfig) -> "Question":
     return load_question(name, config)
 
 
-def _scored(clips: Sequence[Row], stage: Stage, scorer: Scorer) -> Iterator[Row]:
+def _scored(clips: Sequence[Row], stage: ScoringStage, scorer: Scorer) -> Iterator[Row]:
     """A row a clip. A batch that fails is taken apart, so that one clip's failure is no other one's."""
     began_s = time.perf_counter()
     try:

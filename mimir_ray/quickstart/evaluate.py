@@ -11,7 +11,7 @@ import numpy as np
 from mimir_ray.cli.console import silence_loading_bars
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.generation.naming import model_name
-from mimir_ray.quickstart.journal import Stage
+from mimir_ray.quickstart.journal import RunningStage
 from mimir_ray.quickstart.report import Example
 from mimir_ray.records import GenerationRequest
 from mimir_ray.shapes.language import long_caption
@@ -75,7 +75,9 @@ def requests_of(prompts: Prompts, model: str, config: GenerationConfig, seed: in
     ]
 
 
-def generate(prompts: Prompts, checkpoint: str, out: Path, config: GenerationConfig, seed: int, stage: Stage) -> Made:
+def generate(
+    prompts: Prompts, checkpoint: str, out: Path, config: GenerationConfig, seed: int, stage: RunningStage
+) -> Made:
     """Make the videos that are missing, in a folder named after the model's content."""
     from mimir_ray.generation.batch import generate_batch
 

@@ -18,7 +18,7 @@ SILENCE_S = 15.0
 """Where there is no terminal to draw a bar on, a line at most this often."""
 
 
-class Stage:
+class RunningStage:
     """A running stage: call it with the parts done and their number; ``did`` says in the end what came of it."""
 
     def __init__(self, title: str, progress: Progress) -> None:
@@ -53,7 +53,7 @@ class Journal:
         self.steps: dict[str, Step] = {name: Step(name, **step) for name, step in kept.items()}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Stage]:
+    def stage(self, name: str) -> Iterator[RunningStage]:
         """Run a stage: a live bar while it works, a line when it is done."""
         self._number += 1
         title = f"{self._number}/{self._stages} {name}"
@@ -61,7 +61,7 @@ class Journal:
         live = Progress(*columns, console=status, transient=True, disable=not status.is_terminal)
         with _others_quiet(), live:
             began_s = time.monotonic()
-            stage = Stage(title, live)
+            stage = RunningStage(title, live)
             yield stage
         seconds = time.monotonic() - began_s
         if stage.reused and name in self.steps:

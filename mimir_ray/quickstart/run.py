@@ -19,7 +19,7 @@ from mimir_ray.curation.summary import CurationSummary, losses, render
 from mimir_ray.precompute import PrecomputeSummary, precompute
 from mimir_ray.quickstart.config import QuickstartConfig
 from mimir_ray.quickstart.evaluate import Evaluation, evaluate, fixed_prompts, generate, llm_answers
-from mimir_ray.quickstart.journal import Journal, Stage
+from mimir_ray.quickstart.journal import Journal, RunningStage
 from mimir_ray.quickstart.report import Funnel, Report, verdict
 from mimir_ray.quickstart.sheet import SheetRow, contact_sheet
 from mimir_ray.recipes import Recipe, shapes
@@ -86,14 +86,14 @@ def run(
     return out / "report.html"
 
 
-def _render(corpus: Path, config: QuickstartConfig, stage: Stage) -> None:
+def _render(corpus: Path, config: QuickstartConfig, stage: RunningStage) -> None:
     there = len(list(corpus.glob("clip-*.mp4"))) if corpus.is_dir() else 0
     render_corpus(corpus, config.clips, config.seed)
     reused = there >= config.clips
     stage.did(f"{config.clips:,} captioned clips and {len(BAD_CLIPS)} files that must not pass", reused=reused)
 
 
-def _say_curated(summary: CurationSummary, stage: Stage) -> None:
+def _say_curated(summary: CurationSummary, stage: RunningStage) -> None:
     stage.did(_account(summary), reused=summary.shards_reused == summary.shards, detail=render(summary))
 
 
@@ -106,7 +106,7 @@ def _account(summary: CurationSummary) -> str:
     return f"{summary.files.inputs:,} files = {kept:,} kept + {rejected:,} rejected + {quarantined:,} quarantined"
 
 
-def _say_encoded(summary: PrecomputeSummary, stage: Stage) -> None:
+def _say_encoded(summary: PrecomputeSummary, stage: RunningStage) -> None:
     stage.did(_encoded(summary), reused=not any(summary.rows_tried.values()))
 
 
@@ -114,7 +114,7 @@ def _encoded(summary: PrecomputeSummary) -> str:
     return ", ".join(f"{manifest.ok:,} {name}" for name, manifest in summary.tables.items())
 
 
-def _take_own(videos: Path, data: str, recipe: Recipe, stage: Stage) -> Funnel:
+def _take_own(videos: Path, data: str, recipe: Recipe, stage: RunningStage) -> Funnel:
     """Curate and encode the user's own videos under a data root of their own."""
     curated = curate([str(videos)], data, recipe.curation, progress=stage)
     encoded = precompute(data, recipe.model, recipe.precompute, progress=stage)
@@ -130,11 +130,11 @@ def _training_folder(out: Path, encoded: PrecomputeSummary, recipe: Recipe) -> P
     return out / "train" / content_id(fingerprint(recipe.model), fingerprint(recipe.training), *tables)
 
 
-def _show_loss(stage: Stage, recipe: Recipe, row: MetricsRow) -> None:
+def _show_loss(stage: RunningStage, recipe: Recipe, row: MetricsRow) -> None:
     stage(row["step"], recipe.training.steps, f"loss {loss_text(row['loss'])}  {row['samples_per_s']:.0f} samples/s")
 
 
-def _say_trained(summary: TrainingSummary, recipe: Recipe, stage: Stage) -> None:
+def _say_trained(summary: TrainingSummary, recipe: Recipe, stage: RunningStage) -> None:
     resumed = f", continued from step {summary.resumed_from:,}" if summary.resumed_from else ""
     stage.did(
         f"{summary.steps:,} steps of {recipe.training.batch_size} on {summary.clips:,} clips by "

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from mimir_ray.config import Config
 
-Stage = Literal["tokenizers", "llm", "t5", "vae", "latents", "base"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
+PretrainStage = Literal["tokenizers", "llm", "t5", "vae", "latents", "base"]
+STAGES: tuple[PretrainStage, ...] = get_args(PretrainStage)
 """The stages in the order in which they need each other."""
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from mimir_ray.shapes.pretrain.base import encode_scenes, train_base
-from mimir_ray.shapes.pretrain.config import STAGES, PretrainConfig, Stage
+from mimir_ray.shapes.pretrain.config import STAGES, PretrainConfig, PretrainStage
 from mimir_ray.shapes.pretrain.text_models import train_llm, train_t5
 from mimir_ray.shapes.pretrain.tokenizer import train_llm_tokenizer, train_t5_tokenizer
 from mimir_ray.shapes.pretrain.vae import train_vae
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0
 
 
-def pretrain(out: str | Path, config: PretrainConfig, stages: Sequence[Stage] = STAGES) -> Path:
+def pretrain(out: str | Path, config: PretrainConfig, stages: Sequence[PretrainStage] = STAGES) -> Path:
     """Run `stages`; those whose product lies in `out` already are skipped, an interrupted one starts over.
 
     Writes `t5_tokenizer`, `t5`, `llm` (model and tokenizer), `vae`, `latents.pt`, `base` (CogVideoX layout, the
@@ -37,7 +37,7 @@ def pretrain(out: str | Path, config: PretrainConfig, stages: Sequence[Stage] = 
     return folder
 
 
-def _run(stage: Stage, folder: Path, config: PretrainConfig) -> None:
+def _run(stage: PretrainStage, folder: Path, config: PretrainConfig) -> None:
     done = folder / f".{stage}.done"
     if done.exists():
         logger.info("%s: already done", stage)
@@ -61,7 +61,7 @@ def _run(stage: Stage, folder: Path, config: PretrainConfig) -> None:
     done.touch()
 
 
-def _reporter(stage: Stage, path: Path) -> Callable[[int, float], None]:
+def _reporter(stage: PretrainStage, path: Path) -> Callable[[int, float], None]:
     start, last = time.monotonic(), -_LOG_EVERY_S
 
     def report(step: int, loss: float) -> None:
