@@ -14,7 +14,7 @@ from mimir_ray.precompute.answers import keyed_captions, stored_answers
 from mimir_ray.precompute.components import load_llm, load_t5, load_vae
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
-from mimir_ray.precompute.inputs import Caption, ok_clips
+from mimir_ray.precompute.inputs import CaptionRow, ok_clips
 from mimir_ray.precompute.lengths import CutCaptions, cut_captions
 from mimir_ray.precompute.rows import In, Key, complete
 from mimir_ray.precompute.shard_plan import Cut
@@ -63,7 +63,7 @@ class T5Encoder:
         rows = self.table.read(shard, ["text", "status"])
         return cut_captions([rows], self.branch.tokenizer, self.branch.max_length)
 
-    def encode(self, captions: Sequence[Caption]) -> list[Row]:
+    def encode(self, captions: Sequence[CaptionRow]) -> list[Row]:
         return t5_rows(captions, self.branch, self.config)
 
 
@@ -81,7 +81,7 @@ class LLMEncoder:
         upstream = self.answered or Table(join(self.data, "t5_tokens"))
         return _complete(self.table, facts, partial(keyed_captions, self.data), encode, upstream)
 
-    def encode(self, shard: str, captions: Sequence[Caption]) -> list[Row]:
+    def encode(self, shard: str, captions: Sequence[CaptionRow]) -> list[Row]:
         given = None
         if self.answered is not None:
             given = stored_answers(self.answered, shard, [], [tuple(caption.values()) for caption in captions])

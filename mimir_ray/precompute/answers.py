@@ -11,7 +11,7 @@ from mimir_ray.dataflow import Row
 from mimir_ray.model.config import LanguageConfig
 from mimir_ray.model.questions import Question, instruction_questions, prompt_question
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.inputs import Caption, ok_captions
+from mimir_ray.precompute.inputs import CaptionRow, ok_captions
 from mimir_ray.precompute.rows import Key, kept_rows
 from mimir_ray.precompute.shard_plan import Cut
 from mimir_ray.storage import Table
@@ -27,7 +27,7 @@ class Answers:
     """The answers to the four instructions."""
 
 
-def keyed_captions(data: str, cut: Cut) -> list[tuple[Key, Caption]]:
+def keyed_captions(data: str, cut: Cut) -> list[tuple[Key, CaptionRow]]:
     """The captions of a shard, and the keys of their rows."""
     return [(tuple(caption.values()), caption) for caption in ok_captions(data, cut)]
 
@@ -38,7 +38,7 @@ def questions_about(text: str, language: LanguageConfig, config: PrecomputeConfi
     return asked + instruction_questions(language, text, config.seed)
 
 
-def answers_row(caption: Caption, answers: list[list[int]], config: PrecomputeConfig) -> Row:
+def answers_row(caption: CaptionRow, answers: list[list[int]], config: PrecomputeConfig) -> Row:
     """The row of a caption whose ``questions_about`` have these answers."""
     sampled = [{"seed": config.seed + k, "token_ids": ids} for k, ids in enumerate(answers[: config.answers])]
     return {**caption, "sampled": sampled, "instructions": answers[config.answers :], "status": "ok", "reason": ""}

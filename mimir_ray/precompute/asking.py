@@ -22,7 +22,7 @@ from mimir_ray.precompute.answers import (
 )
 from mimir_ray.precompute.components import load_llm_reader
 from mimir_ray.precompute.config import PrecomputeConfig
-from mimir_ray.precompute.inputs import Caption
+from mimir_ray.precompute.inputs import CaptionRow
 from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import Key, complete, settled_rows
 from mimir_ray.precompute.shard_plan import Cut
@@ -103,10 +103,10 @@ class Tell:
         rows = partial(self._rows, answers)
         return complete(self._table, cut.shard, before, wanted, rows, retry, self._upstream)
 
-    def _rows(self, answers: Mapping[Question, list[int] | str], captions: Sequence[Caption]) -> list[Row]:
+    def _rows(self, answers: Mapping[Question, list[int] | str], captions: Sequence[CaptionRow]) -> list[Row]:
         return [self._row(answers, caption) for caption in captions]
 
-    def _row(self, answers: Mapping[Question, list[int] | str], caption: Caption) -> Row:
+    def _row(self, answers: Mapping[Question, list[int] | str], caption: CaptionRow) -> Row:
         written = [answers[question] for question in questions_about(caption["text"], self._language, self._config)]
         if failed := next((answer for answer in written if isinstance(answer, str)), None):
             return {**caption, "status": "quarantined", "reason": failed}

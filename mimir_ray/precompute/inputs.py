@@ -9,7 +9,8 @@ from mimir_ray.precompute.shard_plan import Cut
 from mimir_ray.records import Clip
 from mimir_ray.storage import Table, join
 
-Caption = dict[str, str]
+CaptionRow = dict[str, str]
+"""A caption that passed curation: `clip_id`, `kind` and `text`."""
 
 
 def clip_ids(data: str, cut: Cut) -> list[str]:
@@ -26,9 +27,9 @@ def ok_clips(data: str, cut: Cut) -> list[Clip]:
     return sorted(clips, key=lambda clip: clip.clip_id)
 
 
-def ok_captions(data: str, cut: Cut) -> list[Caption]:
-    """The captions (clip_id, kind, text) of the clips of a shard that passed curation, several a clip."""
-    table, captions = Table(join(data, "captions")), list[Caption]()
+def ok_captions(data: str, cut: Cut) -> list[CaptionRow]:
+    """The captions of the clips of a shard that passed curation, several a clip."""
+    table, captions = Table(join(data, "captions")), list[CaptionRow]()
     for source, places in _by_source(data, cut):
         rows = table.read(source, ["clip_id", "kind", "text", "status"])
         of_clips = pc.is_in(rows["clip_id"], places["clip_id"].combine_chunks())

@@ -21,8 +21,8 @@ CAPTION_KEYS = ["clip_id", "kind", "text", "status"]
 
 
 @dataclass(frozen=True)
-class Caption:
-    """One way to describe a clip: its rows in the token tables of the shard."""
+class CaptionPlace:
+    """Where a caption of a clip is found: its rows in the token tables of the shard."""
 
     weight: float
     t5_row: int
@@ -38,7 +38,7 @@ class Sample:
     shape: Shape
     """T C h w of its latents."""
     latents_row: int
-    captions: tuple[Caption, ...]
+    captions: tuple[CaptionPlace, ...]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def join_samples(latents: pa.Table, t5: pa.Table, llm: pa.Table | None, weights:
     for row, (clip_id, moments, status) in enumerate(tuples(latents, LATENTS_KEYS)):
         if status == "ok" and clip_id in found:
             captions = tuple(
-                Caption(weight_of[kind] / len(rows), t5_row, llm_row)
+                CaptionPlace(weight_of[kind] / len(rows), t5_row, llm_row)
                 for kind, rows in found[clip_id].items()
                 for t5_row, llm_row in rows
             )

@@ -21,7 +21,7 @@ from mimir_ray.training.data.order import Shape
 from mimir_ray.training.data.samples import (
     CAPTION_KEYS,
     LATENTS_KEYS,
-    Caption,
+    CaptionPlace,
     Sample,
     TrainingData,
     content_of,
@@ -82,7 +82,7 @@ class OpenShard:
         shape, dtype = tuple(group["shape"][row].as_py()), group["dtype"][row].as_py()
         return torch.from_numpy(unpack_array(group["moments"][row].as_buffer(), dtype, shape))
 
-    def t5(self, caption: Caption, text_length: int) -> Tensor:
+    def t5(self, caption: CaptionPlace, text_length: int) -> Tensor:
         """N D float32. Raises UserError unless N is what the fuser reads."""
         group, row = self._find("t5_tokens", caption.t5_row)
         length, width, dtype = (group[name][row].as_py() for name in ("length", "width", "dtype"))
@@ -93,7 +93,7 @@ class OpenShard:
             )
         return torch.from_numpy(unpack_array(group["states"][row].as_buffer(), dtype, (length, width)))
 
-    def llm(self, caption: Caption, which_answer: float) -> tuple[Tensor, Tensor, Tensor] | None:
+    def llm(self, caption: CaptionPlace, which_answer: float) -> tuple[Tensor, Tensor, Tensor] | None:
         """Query states (Lq E), states of the answer at ``which_answer`` in [0, 1) (La E), instruction tokens (4 E)."""
         if caption.llm_row < 0:
             return None
