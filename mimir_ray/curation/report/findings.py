@@ -19,7 +19,7 @@ from mimir_ray.dataflow import Row
 from mimir_ray.storage import Manifest, Table
 
 KEPT_SHOWN, REJECTED_SHOWN = 24, 12
-"""Clips in a sample: of those kept, and of those that each rule turned away."""
+"""Clips in a draw: of those kept, and of those that each rule turned away."""
 BINS = 40
 EDGE = 1e-9
 """Much less than the width of a bar, where that of the histogram is 1."""
@@ -119,7 +119,7 @@ class Histogram:
 
 
 @dataclass
-class Sample:
+class Draw:
     """The clips with one outcome: how many there are, and some of them.
 
     Those with the smallest ids are shown. Ids are hashes, so that is a draw, and the same one every time.
@@ -192,9 +192,9 @@ class Findings:
     clips: Manifest
     captions: Manifest
     histograms: Sequence[Histogram]
-    kept: Sample
-    rejected: Sequence[Sample]
-    """A sample by rule, in the paper's order; the rules on captions come last, by name."""
+    kept: Draw
+    rejected: Sequence[Draw]
+    """A draw by rule, in the paper's order; the rules on captions come last, by name."""
     lost_files: Losses
     lost_clips: Losses
     shots: int
@@ -216,9 +216,9 @@ class Findings:
         yield "clips", "cut", self.clips.inputs
         left = self.clips.inputs - self.clips.quarantined
         yield "clips", "processed", left
-        for sample in self.rejected:
-            left -= sample.total
-            yield "clips", f"after {sample.rule.replace('_', ' ')}", left
+        for draw in self.rejected:
+            left -= draw.total
+            yield "clips", f"after {draw.rule.replace('_', ' ')}", left
         yield "clips", "kept", self.clips.ok
 
 
@@ -231,25 +231,25 @@ def gather(out: str) -> Findings:
     applied = [rule for rule in RULES if rule.stage not in off]
     spread = dict.fromkeys(rule.score for rule in applied if not rule.yes_or_no)
     histograms = [Histogram.of(score, key.rules) for score in spread]
-    kept = Sample("", KEPT_SHOWN)
+    kept = Draw("", KEPT_SHOWN)
     strict = [rule for rule in applied if not (rule.yes_or_no and rule.limit_in(key.rules))]  # others reject nothing
-    rejected = {rule.name: Sample(rule.name, REJECTED_SHOWN) for rule in strict}
+    rejected = {rule.name: Draw(rule.name, REJECTED_SHOWN) for rule in strict}
     shots = short_shots = 0
     lost_files, lost_clips = Losses(["rejected", "quarantined"]), Losses(["quarantined"])
     for rows in scan(videos, ["path", "status", "rule", "reason", "shots", "short_shots"]):
         lost_files.add(rows)
         shots += pc.sum(rows["shots"]).as_py() or 0
         short_shots += pc.sum(rows["short_shots"]).as_py() or 0
-    on_captions: dict[str, Sample] = {}
-    of_clips: list[Histogram | Sample | Losses] = [*histograms, kept, lost_clips]
+    on_captions: dict[str, Draw] = {}
+    of_clips: list[Histogram | Draw | Losses] = [*histograms, kept, lost_clips]
     for rows in scan(clips):
         for name in filter(None, pc.unique(rows["rule"]).to_pylist()):
             if name not in rejected:
-                on_captions.setdefault(name, Sample(name, REJECTED_SHOWN))
+                on_captions.setdefault(name, Draw(name, REJECTED_SHOWN))
         for part in (*of_clips, *rejected.values(), *on_captions.values()):
             part.add(rows)
-    samples = [*rejected.values(), *(on_captions[name] for name in sorted(on_captions))]
-    shown = [row for sample in (kept, *samples) for row in sample.rows]
+    draws = [*rejected.values(), *(on_captions[name] for name in sorted(on_captions))]
+    shown = [row for draw in (kept, *draws) for row in draw.rows]
     return Findings(
         out=out,
         files=_finished(videos, out),
@@ -257,7 +257,7 @@ def gather(out: str) -> Findings:
         captions=_finished(captions, out),
         histograms=histograms,
         kept=kept,
-        rejected=samples,
+        rejected=draws,
         lost_files=lost_files,
         lost_clips=lost_clips,
         shots=shots,

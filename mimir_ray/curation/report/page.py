@@ -64,7 +64,7 @@ class Card:
 def _cards(findings: Findings) -> dict[str, Card]:
     """The card of every clip that is shown, by its id."""
     copies = LatestCopy()
-    shown = [clip for sample in (findings.kept, *findings.rejected) for clip in sample.rows]
+    shown = [clip for draw in (findings.kept, *findings.rejected) for clip in draw.rows]
     shown.sort(key=lambda clip: (clip["path"], clip["first_frame"]))  # so that a video is fetched once
     return {clip["clip_id"]: _card(clip, findings, copies) for clip in shown}
 

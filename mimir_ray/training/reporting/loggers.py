@@ -124,10 +124,10 @@ class Loggers:
         }
         with self._lock:
             self._each(lambda each: each.log(row, "validation"))
-            for index, sample in enumerate(validation.samples):
-                if sample.path is not None:
-                    tag = f"{index:02d} {sample.prompt[:60]}"
-                    with local_copy(join(validation.folder, sample.path)) as path:
+            for index, video in enumerate(validation.videos):
+                if video.path is not None:
+                    tag = f"{index:02d} {video.prompt[:60]}"
+                    with local_copy(join(validation.folder, video.path)) as path:
                         self._each(partial(_log_video, tag=tag, path=path, step=validation.step))
 
     def close(self, *, failed: bool = False) -> None:

@@ -41,8 +41,8 @@ are made."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What one prompt came to."""
+class ValidationVideo:
+    """What one prompt came to: a video, or why there is none."""
 
     prompt: str
     seed: int
@@ -61,32 +61,32 @@ class Validation:
 
     step: int
     folder: str
-    samples: tuple[Sample, ...]
+    videos: tuple[ValidationVideo, ...]
 
     @property
     def made(self) -> int:
-        """Videos."""
-        return sum(sample.path is not None for sample in self.samples)
+        """How many videos there are."""
+        return sum(video.path is not None for video in self.videos)
 
     @property
     def score(self) -> float | None:
-        """Mean over the videos that have one."""
-        scores = [sample.score for sample in self.samples if sample.score is not None]
+        """The mean of the videos' scores; None where no video has one."""
+        scores = [video.score for video in self.videos if video.score is not None]
         return sum(scores) / len(scores) if scores else None
 
     @property
     def reasons(self) -> list[str]:
         """Why prompts failed, each reason once."""
-        return list(dict.fromkeys(sample.reason for sample in self.samples if sample.reason))
+        return list(dict.fromkeys(video.reason for video in self.videos if video.reason))
 
     @property
     def seconds(self) -> float:
         """The seconds that the videos took."""
-        return sum(sample.seconds for sample in self.samples)
+        return sum(video.seconds for video in self.videos)
 
     def write(self) -> None:
         """Write the index."""
-        rows = (json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in self.samples)
+        rows = (json.dumps(asdict(video), ensure_ascii=False) + "\n" for video in self.videos)
         write_bytes(join(self.folder, _INDEX), "".join(rows).encode())
 
 
@@ -109,8 +109,8 @@ def read_validations(out: str) -> list[Validation]:
 
 def _read(index: str) -> Validation:
     folder = parent(index)[0]
-    samples = tuple(Sample(**row) for _, row in json_lines(read_bytes(index), index))
-    return Validation(int(parent(folder)[1].removeprefix("step-")), folder, samples)
+    videos = tuple(ValidationVideo(**row) for _, row in json_lines(read_bytes(index), index))
+    return Validation(int(parent(folder)[1].removeprefix("step-")), folder, videos)
 
 
 def check_validation(config: TrainingConfig, generation: GenerationConfig | None, scorer: Scorer | None) -> None:

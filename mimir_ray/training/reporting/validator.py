@@ -18,7 +18,13 @@ from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import join, write_bytes
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.reporting.validation import Sample, Scorer, Validation, read_validation, validation_folder
+from mimir_ray.training.reporting.validation import (
+    Scorer,
+    Validation,
+    ValidationVideo,
+    read_validation,
+    validation_folder,
+)
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint
@@ -48,19 +54,19 @@ class Validator:
         """
         validation = read_validation(self.out, step)
         if validation is None or not validation.made:
-            validation = Validation(step, validation_folder(self.out, step), self._samples(checkpoint, step))
+            validation = Validation(step, validation_folder(self.out, step), self._videos(checkpoint, step))
             validation.write()
             self.feed.put_nowait(validation)
         return {} if validation.score is None else {"score": validation.score}
 
-    def _samples(self, checkpoint: "Checkpoint", step: int) -> tuple[Sample, ...]:
+    def _videos(self, checkpoint: "Checkpoint", step: int) -> tuple[ValidationVideo, ...]:
         """What a task makes of the prompts. Ray Train would let a process that dies, of hunger for one, end the
-        training; here the failure is the samples'."""
+        training; here the failure is the validation's."""
         import ray
 
         remote: Any = ray
         limits = self.training.validation
-        task = remote.remote(make_samples).options(num_cpus=limits.num_cpus, num_gpus=limits.num_gpus, max_retries=0)
+        task = remote.remote(make_videos).options(num_cpus=limits.num_cpus, num_gpus=limits.num_gpus, max_retries=0)
         made = task.remote(self, checkpoint, step)
         try:
             if remote.wait([made], timeout=limits.timeout_s)[0]:
@@ -75,10 +81,12 @@ class Validator:
         except Exception as error:
             logger.warning("validation of step %d failed", step, exc_info=error)
             reason = explain(error)
-        return tuple(Sample(prompt, limits.seed + index, reason=reason) for index, prompt in enumerate(limits.prompts))
+        return tuple(
+            ValidationVideo(prompt, limits.seed + index, reason=reason) for index, prompt in enumerate(limits.prompts)
+        )
 
 
-def make_samples(validator: Validator, checkpoint: "Checkpoint", step: int) -> list[Sample]:
+def make_videos(validator: Validator, checkpoint: "Checkpoint", step: int) -> list[ValidationVideo]:
     """Make, score and write the videos of a checkpoint in this process. A prompt that fails says why.
 
     Raises:
@@ -95,10 +103,10 @@ def make_samples(validator: Validator, checkpoint: "Checkpoint", step: int) -> l
         weights = read_weights(Path(directory), "average" if training.ema_decay else "weight")
     generator = Generator(trained_pipeline(weights, validator.model, training).to(device), f"step-{step}")
     folder = validation_folder(validator.out, step)
-    return [_sample(validator, generator, folder, index) for index in range(len(training.validation.prompts))]
+    return [_video(validator, generator, folder, index) for index in range(len(training.validation.prompts))]
 
 
-def _sample(validator: Validator, generator: "Generator", folder: str, index: int) -> Sample:
+def _video(validator: Validator, generator: "Generator", folder: str, index: int) -> ValidationVideo:
     from mimir_ray.generation.generator import generate
     from mimir_ray.video import encode_mp4
 
@@ -116,7 +124,7 @@ def _sample(validator: Validator, generator: "Generator", folder: str, index: in
         logger.warning("prompt %d of %s failed", index + 1, folder, exc_info=error)
         reason = explain(error)
     value, detail = (score.value, score.detail) if score is not None else (None, {})
-    return Sample(prompt, seed, path, value, detail, reason, round(time.monotonic() - began, 3))
+    return ValidationVideo(prompt, seed, path, value, detail, reason, round(time.monotonic() - began, 3))
 
 
 def explain(error: BaseException) -> str:

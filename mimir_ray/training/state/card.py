@@ -112,9 +112,9 @@ def _scores(validation: Validation | None) -> list[str]:
     if validation is None or validation.score is None:
         return ["These weights have not been scored."]
     rows = [
-        f"| {' '.join(sample.prompt.split()).replace('|', chr(92) + '|')} | {sample.seed} | {sample.score:.3f} |"
-        for sample in validation.samples
-        if sample.score is not None
+        f"| {' '.join(video.prompt.split()).replace('|', chr(92) + '|')} | {video.seed} | {video.score:.3f} |"
+        for video in validation.videos
+        if video.score is not None
     ]
     return [
         f"Validation at step {validation.step}: {validation.score:.3f} on average, from 0 to 1.",

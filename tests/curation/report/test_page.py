@@ -14,7 +14,7 @@ import pytest
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, write_report
 from mimir_ray.curation import split as splitting
-from mimir_ray.curation.report.findings import Axis, Findings, Histogram, Kind, Losses, Sample, gather
+from mimir_ray.curation.report.findings import Axis, Draw, Findings, Histogram, Kind, Losses, gather
 from mimir_ray.curation.report.page import page
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.tables import outcome_table, stage_table
@@ -308,7 +308,7 @@ def clips(*ids: str, rule: str = "") -> pa.Table:
 
 def test_a_sample_is_bounded_and_the_same_however_the_clips_are_sharded() -> None:
     ids = [content_id(str(number)) for number in range(100)]
-    once, often = Sample("", 5), Sample("", 5)
+    once, often = Draw("", 5), Draw("", 5)
     once.add(clips(*ids))
     for clip_id in reversed(ids):
         often.add(clips(clip_id))

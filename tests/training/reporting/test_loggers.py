@@ -15,7 +15,7 @@ from mimir_ray.storage import list_files, read_bytes, read_json
 from mimir_ray.training.config import LoggingConfig
 from mimir_ray.training.reporting.loggers import Loggers, open_loggers
 from mimir_ray.training.reporting.metrics import scalars
-from mimir_ray.training.reporting.validation import Sample, Validation
+from mimir_ray.training.reporting.validation import Validation, ValidationVideo
 from mimir_ray.video import write_mp4
 
 BINS = [0.5, None, 0.25]
@@ -32,11 +32,11 @@ def result(tmp_path: Path) -> Validation:
     frames = np.zeros((6, 160, 320, 3), np.uint8)
     frames[3:] = 200
     write_mp4(path, frames, 4.0)
-    samples = (
-        Sample("a red ball", 3, path.name, 0.5, seconds=1.0),
-        Sample("nothing", 4, reason="ValueError: no", seconds=1.0),
+    videos = (
+        ValidationVideo("a red ball", 3, path.name, 0.5, seconds=1.0),
+        ValidationVideo("nothing", 4, reason="ValueError: no", seconds=1.0),
     )
-    return Validation(4, str(tmp_path), samples)
+    return Validation(4, str(tmp_path), videos)
 
 
 def events(folder: str) -> Iterator[Any]:
@@ -75,7 +75,7 @@ def test_tensorboard_has_every_number_and_video_once(tmp_path: Path, result: Val
         for step in (2, 4, 2, 4, 6):  # workers were started again after step 4
             loggers.log(row(step))
         loggers.log_validation(result)
-        loggers.log_validation(Validation(6, str(tmp_path), (Sample("nothing", 4, reason="no"),)))
+        loggers.log_validation(Validation(6, str(tmp_path), (ValidationVideo("nothing", 4, reason="no"),)))
     train = shown(str(out / "tensorboard" / "train"))
     assert train["loss"] == [(2, 0.5), (4, 0.25), (6, pytest.approx(1 / 6))]
     assert train["loss_by_timestep/2"] == [(2, 0.25), (4, 0.25), (6, 0.25)]

@@ -14,7 +14,13 @@ from mimir_ray.config import UserError
 from mimir_ray.generation.checkpoint import load_pipeline
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig
 from mimir_ray.training import LoggingConfig, Score, TrainingConfig, ValidationConfig, read_validations, train
-from mimir_ray.training.reporting.validation import Sample, Validation, check_validation, read_validation, require_room
+from mimir_ray.training.reporting.validation import (
+    Validation,
+    ValidationVideo,
+    check_validation,
+    read_validation,
+    require_room,
+)
 from mimir_ray.training.reporting.validator import Validator
 from mimir_ray.training.state.checkpoints import checkpoint_steps
 from mimir_ray.training.state.export import export_run
@@ -97,7 +103,7 @@ def test_a_validation_that_dies_is_told_and_the_run_goes_on(story: Story) -> Non
     died = read_validation(story.out, 4)
     assert died is not None
     assert "WorkerCrashedError" in died.reasons[0]
-    assert [(sample.prompt, sample.path) for sample in died.samples] == [(prompt, None) for prompt in PROMPTS]
+    assert [(video.prompt, video.path) for video in died.videos] == [(prompt, None) for prompt in PROMPTS]
     assert Path(story.out, "export", "model_index.json").exists()
 
 
@@ -107,16 +113,16 @@ def test_the_videos_are_those_of_the_exported_checkpoint(story: Story, tmp_path:
         pipeline = load_pipeline(export_run(story.out, str(tmp_path / str(step)), step=step), RUNTIME)
         validation = read_validation(story.out, step)
         assert validation is not None
-        for number, sample in enumerate(validation.samples):
-            assert (sample.prompt, sample.seed, sample.path) == (PROMPTS[number], 3 + number, f"{number:02d}.mp4")
+        for number, video in enumerate(validation.videos):
+            assert (video.prompt, video.seed, video.path) == (PROMPTS[number], 3 + number, f"{number:02d}.mp4")
             frames = pipeline(
-                sample.prompt, num_inference_steps=2, guidance_scale=2.0, seed=sample.seed, num_frames=9
+                video.prompt, num_inference_steps=2, guidance_scale=2.0, seed=video.seed, num_frames=9
             ).frames[0]
             videos.append(Path(validation.folder, f"{number:02d}.mp4").read_bytes())
             assert videos[-1] == encode_mp4(frames, GENERATION.fps)
-        assert validation.samples[1].reason == "ArithmeticError: blue cannot be judged"
-        assert validation.samples[0].detail == {"frames": 9}
-        assert validation.score == validation.samples[0].score is not None
+        assert validation.videos[1].reason == "ArithmeticError: blue cannot be judged"
+        assert validation.videos[0].detail == {"frames": 9}
+        assert validation.score == validation.videos[0].score is not None
     assert len(set(videos)) == len(videos) >= 4
 
 
@@ -168,9 +174,13 @@ def test_a_checkpoint_that_cannot_be_read_is_told_and_tried_again(story: Story, 
 
 
 def test_a_mean_is_over_what_has_a_score() -> None:
-    samples = (Sample("a", 0, "00.mp4", 0.5), Sample("b", 1, "01.mp4", 1.0), Sample("c", 2, reason="no"))
-    assert Validation(1, "", samples).score == 0.75
-    assert Validation(1, "", samples[2:]).score is None
+    videos = (
+        ValidationVideo("a", 0, "00.mp4", 0.5),
+        ValidationVideo("b", 1, "01.mp4", 1.0),
+        ValidationVideo("c", 2, reason="no"),
+    )
+    assert Validation(1, "", videos).score == 0.75
+    assert Validation(1, "", videos[2:]).score is None
 
 
 def test_more_than_the_cluster_has_is_refused(world: World, tmp_path: Path, ray_session: None) -> None:

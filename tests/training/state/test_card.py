@@ -9,7 +9,7 @@ from huggingface_hub import metadata_load
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.shapes.weights import base_dir, mimir_dir
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.reporting.validation import Sample, Validation
+from mimir_ray.training.reporting.validation import Validation, ValidationVideo
 from mimir_ray.training.state.card import model_card
 from mimir_ray.training.state.run import Run
 
@@ -75,12 +75,12 @@ def test_the_shapes_world_and_a_part_of_a_checkpoint_have_a_licence(tmp_path: Pa
 
 
 def test_it_says_how_to_load_it_what_it_learnt_from_and_how_it_scored() -> None:
-    samples = (
-        Sample("a red | ball", 7, "00.mp4", 0.5),
-        Sample("two\nlines", 8, "01.mp4", 1.0),
-        Sample("failed", 9, reason="no memory"),
+    videos = (
+        ValidationVideo("a red | ball", 7, "00.mp4", 0.5),
+        ValidationVideo("two\nlines", 8, "01.mp4", 1.0),
+        ValidationVideo("failed", 9, reason="no memory"),
     )
-    validation = Validation(30, "folder", samples)
+    validation = Validation(30, "folder", videos)
     card = model_card(run(ModelConfig(base="zai-org/CogVideoX-2b"), train="lora"), ACCOUNT, validation)
     assert "MimirPipeline.from_pretrained(" in card
     assert "DiffusionPipeline.from_pretrained(" in card
