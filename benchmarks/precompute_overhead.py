@@ -149,27 +149,27 @@ def plain_loops(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Calla
     from mimir_ray.precompute.components import load_llm, load_t5, load_vae
     from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
     from mimir_ray.precompute.inputs import ok_captions, ok_clips
-    from mimir_ray.precompute.shard_plan import Cut, cut_shards
+    from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
     from mimir_ray.precompute.sources import Sources
 
     torch.set_num_threads(1)
     vae, t5, llm = load_vae(model, 0), load_t5(model, 0), load_llm(model, 0)
 
-    def cuts(root: str) -> list[Cut]:
-        return cut_shards(root, config.clips_per_shard)
+    def shards(root: str) -> list[PlannedShard]:
+        return plan_shards(root, config.clips_per_shard)
 
     def latents(root: str) -> int:
         rows = 0
-        for cut in cuts(root):
+        for planned in shards(root):
             with Sources(root, config.decode_timeout_s) as sources:
-                rows += len(latent_rows(ok_clips(root, cut), sources.read, vae, config))
+                rows += len(latent_rows(ok_clips(root, planned), sources.read, vae, config))
         return rows
 
     def t5_tokens(root: str) -> int:
-        return sum(len(t5_rows(ok_captions(root, cut), t5, config)) for cut in cuts(root))
+        return sum(len(t5_rows(ok_captions(root, planned), t5, config)) for planned in shards(root))
 
     def llm_tokens(root: str) -> int:
-        return sum(len(llm_rows(ok_captions(root, cut), llm, config)) for cut in cuts(root))
+        return sum(len(llm_rows(ok_captions(root, planned), llm, config)) for planned in shards(root))
 
     return {"latents": latents, "t5_tokens": t5_tokens, "llm_tokens": llm_tokens}
 

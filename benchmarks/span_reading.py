@@ -30,7 +30,7 @@ from mimir_ray.precompute import PrecomputeConfig
 from mimir_ray.precompute.actors import LatentEncoder
 from mimir_ray.precompute.frames import choose_size
 from mimir_ray.precompute.inputs import ok_clips
-from mimir_ray.precompute.shard_plan import cut_shards
+from mimir_ray.precompute.shard_plan import plan_shards
 from mimir_ray.precompute.sources import Sources
 from mimir_ray.recipes import shapes
 from mimir_ray.records import Clip
@@ -110,7 +110,7 @@ def compare(roots: dict[str, str], fps: float | None, turns: int) -> dict[str, A
 
 def chosen(root: str, config: PrecomputeConfig) -> list[Clip]:
     """The clips of a data root in the order in which the encoder reads them."""
-    clips = [clip for cut in cut_shards(root, config.clips_per_shard) for clip in ok_clips(root, cut)]
+    clips = [clip for planned in plan_shards(root, config.clips_per_shard) for clip in ok_clips(root, planned)]
     return sorted(clips, key=lambda clip: (clip.path, clip.first_frame))
 
 

@@ -47,7 +47,7 @@ class T5Branch:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """B N D in the encoder's dtype. A prompt of more than N tokens is cut; ``token_count`` tells beforehand."""
+        """B N D in the encoder's dtype. A prompt of more than N tokens is truncated; ``token_count`` says so before."""
         batch = self.tokenizer(
             list(prompts),
             padding="max_length",

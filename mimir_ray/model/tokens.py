@@ -39,7 +39,7 @@ class TextTokens:
         instruction: Tensor,
         length: int | None = None,
     ) -> Self:
-        """Join each row's query (Lq E) and answer (La E) states and pad them; longer than ``length`` is cut at the end.
+        """Join each row's query (Lq E) and answer (La E) states and pad them; longer than ``length`` is truncated.
 
         ``length`` is the fuser's text_length; None pads to the longest row.
         """

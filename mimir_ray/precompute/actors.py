@@ -15,15 +15,15 @@ from mimir_ray.precompute.components import load_llm, load_t5, load_vae
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 from mimir_ray.precompute.inputs import CaptionRow, ok_clips
-from mimir_ray.precompute.lengths import CutCaptions, cut_captions
+from mimir_ray.precompute.lengths import TruncatedCaptions, truncated_captions
 from mimir_ray.precompute.rows import In, Key, complete
-from mimir_ray.precompute.shard_plan import Cut
+from mimir_ray.precompute.shard_plan import PlannedShard
 from mimir_ray.precompute.sources import Sources
 from mimir_ray.records import Clip
 from mimir_ray.storage import Table, join
 
 Facts = dict[str, Any]
-"""A shard's cut, the shards that its files were in before, which of its tables are to be made, what of them is to be
+"""A planned shard, the shards that its files were in before, which of its tables are to be made, what of them is to be
 tried again, and what was done."""
 
 
@@ -38,8 +38,8 @@ class LatentEncoder:
     def __call__(self, facts: Facts) -> Facts:
         return _complete(self.table, facts, self.inputs, self.encode)
 
-    def inputs(self, cut: Cut) -> list[tuple[Key, Clip]]:
-        return [((clip.clip_id,), clip) for clip in ok_clips(self.data, cut)]
+    def inputs(self, planned: PlannedShard) -> list[tuple[Key, Clip]]:
+        return [((clip.clip_id,), clip) for clip in ok_clips(self.data, planned)]
 
     def encode(self, clips: Sequence[Clip]) -> list[Row]:
         with Sources(self.data, self.config.decode_timeout_s) as sources:
@@ -56,12 +56,13 @@ class T5Encoder:
 
     def __call__(self, facts: Facts) -> Facts:
         done = _complete(self.table, facts, partial(keyed_captions, self.data), self.encode, self.upstream)
-        return done | {"cut_captions": self.cut(facts["shard"]).model_dump_json() if facts["t5_tokens"] else ""}
+        truncated = self.truncated(facts["shard"]).model_dump_json() if facts["t5_tokens"] else ""
+        return done | {"truncated_captions": truncated}
 
-    def cut(self, shard: str) -> CutCaptions:
-        """What was cut in a committed shard."""
+    def truncated(self, shard: str) -> TruncatedCaptions:
+        """The truncated captions of a committed shard."""
         rows = self.table.read(shard, ["text", "status"])
-        return cut_captions([rows], self.branch.tokenizer, self.branch.max_length)
+        return truncated_captions([rows], self.branch.tokenizer, self.branch.max_length)
 
     def encode(self, captions: Sequence[CaptionRow]) -> list[Row]:
         return t5_rows(captions, self.branch, self.config)
@@ -91,14 +92,15 @@ class LLMEncoder:
 def _complete(
     table: Table,
     facts: Facts,
-    inputs: Callable[[Cut], Sequence[tuple[Key, In]]],
+    inputs: Callable[[PlannedShard], Sequence[tuple[Key, In]]],
     encode: Callable[[Sequence[In]], list[Row]],
     upstream: Table | None = None,
 ) -> Facts:
     """Complete the shard where the driver found it pending. Adds what was done."""
     tried, encoded, began_s = 0, 0, time.perf_counter()
     if facts[table.name]:
-        cut = Cut.of(facts)
-        tried, encoded = complete(table, cut.shard, facts["before"], inputs(cut), encode, facts["retry"], upstream)
+        planned = PlannedShard.of(facts)
+        shard, before, retry = planned.shard, facts["before"], facts["retry"]
+        tried, encoded = complete(table, shard, before, inputs(planned), encode, retry, upstream)
     did = {"tried": tried, "encoded": encoded, "busy_s": time.perf_counter() - began_s}
     return facts | {f"{table.name}_{what}": much for what, much in did.items()}

@@ -13,7 +13,7 @@ from mimir_ray.model.questions import Question, instruction_questions, prompt_qu
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import CaptionRow, ok_captions
 from mimir_ray.precompute.rows import Key, kept_rows
-from mimir_ray.precompute.shard_plan import Cut
+from mimir_ray.precompute.shard_plan import PlannedShard
 from mimir_ray.storage import Table
 
 
@@ -27,9 +27,9 @@ class Answers:
     """The answers to the four instructions."""
 
 
-def keyed_captions(data: str, cut: Cut) -> list[tuple[Key, CaptionRow]]:
+def keyed_captions(data: str, planned: PlannedShard) -> list[tuple[Key, CaptionRow]]:
     """The captions of a shard, and the keys of their rows."""
-    return [(tuple(caption.values()), caption) for caption in ok_captions(data, cut)]
+    return [(tuple(caption.values()), caption) for caption in ok_captions(data, planned)]
 
 
 def questions_about(text: str, language: LanguageConfig, config: PrecomputeConfig) -> list[Question]:

@@ -25,7 +25,7 @@ from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import CaptionRow
 from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import Key, complete, settled_rows
-from mimir_ray.precompute.shard_plan import Cut
+from mimir_ray.precompute.shard_plan import PlannedShard
 from mimir_ray.storage import Table, join
 from mimir_ray.vllm import TextEngineConfig
 
@@ -95,13 +95,13 @@ class Tell:
         return facts | {"answers_tried": tried, "answers_encoded": encoded, "answers_busy_s": since}
 
     def _commit(self, facts: Row, told: Mapping[Question, Row]) -> tuple[int, int]:
-        cut, before, retry = Cut.of(facts), facts["before"], facts["retry"]
-        wanted = keyed_captions(self._data, cut)
-        stored = _stored(self._table, cut.shard, before, [key for key, _ in wanted], retry)
+        planned, before, retry = PlannedShard.of(facts), facts["before"], facts["retry"]
+        wanted = keyed_captions(self._data, planned)
+        stored = _stored(self._table, planned.shard, before, [key for key, _ in wanted], retry)
         answers: dict[Question, list[int] | str] = {question: _outcome(row) for question, row in told.items()}
         answers |= answered_questions(stored.items(), self._language, self._config)
         rows = partial(self._rows, answers)
-        return complete(self._table, cut.shard, before, wanted, rows, retry, self._upstream)
+        return complete(self._table, planned.shard, before, wanted, rows, retry, self._upstream)
 
     def _rows(self, answers: Mapping[Question, list[int] | str], captions: Sequence[CaptionRow]) -> list[Row]:
         return [self._row(answers, caption) for caption in captions]
@@ -115,7 +115,7 @@ class Tell:
 
 def _unanswered(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> list[Question]:
     """Questions about the captions of a shard that neither it nor those before it answer."""
-    table, wanted = Table(join(data, "answers")), keyed_captions(data, Cut.of(facts))
+    table, wanted = Table(join(data, "answers")), keyed_captions(data, PlannedShard.of(facts))
     shard, before, retry, keys = facts["shard"], facts["before"], facts["retry"], [key for key, _ in wanted]
     settled = settled_rows(table, shard, before, keys, retry, Table(join(data, "t5_tokens")))
     known = answered_questions(_stored(table, shard, before, keys, retry).items(), model.language, config)

@@ -111,7 +111,7 @@ def load_t5(model: ModelConfig, num_gpus: float) -> Any:
 
 
 def load_t5_tokenizer(model: ModelConfig) -> Any:
-    """What the base's T5 counts and cuts captions with."""
+    """What the base's T5 counts and truncates captions with."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model.base, subfolder="tokenizer", revision=model.revision)

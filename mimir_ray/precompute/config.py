@@ -39,7 +39,7 @@ class PrecomputeConfig(Config):
     that begins late in its video has 20 s more for each second before it."""
 
     long_captions: Literal["cut", "reject"] = "cut"
-    """What becomes of captions of more tokens than the text encoder reads; how many are cut is said."""
+    """What becomes of captions of more tokens than the text encoder reads; how many are truncated is said."""
     answers: int = Field(1, ge=1)
     """Sampled LLM answers kept per caption (K): answer k is the one the pipeline gives with the seed ``seed + k``."""
     seed: int = Field(0, ge=0, lt=2**31)

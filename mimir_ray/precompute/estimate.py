@@ -18,7 +18,7 @@ from mimir_ray.precompute.components import read_config, text_length, tile
 from mimir_ray.precompute.config import PrecomputeConfig, Size
 from mimir_ray.precompute.frames import TooShort, choose_size, nearest_sizes
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
-from mimir_ray.precompute.shard_plan import cut_shards, enough_shards
+from mimir_ray.precompute.shard_plan import enough_shards, plan_shards
 from mimir_ray.records import Clip
 from mimir_ray.storage import absolute
 
@@ -58,13 +58,13 @@ def estimate(
     """
     from mimir_ray.model.latents import check_size
 
-    cuts = cut_shards(data := absolute(data), config.clips_per_shard)
-    placed = Counter(_size_of(clip, config) for cut in cuts for clip in ok_clips(data, cut))
+    shards = plan_shards(data := absolute(data), config.clips_per_shard)
+    placed = Counter(_size_of(clip, config) for planned in shards for clip in ok_clips(data, planned))
     if not (there := placed.total()):
         raise UserError(f"no clip under {data} passed curation; `mimir curate report {data}` says why")
     clips = clips or there
     share = clips / there
-    captions = math.ceil(sum(len(ok_captions(data, cut)) for cut in cuts) * share)
+    captions = math.ceil(sum(len(ok_captions(data, planned)) for planned in shards) * share)
     model = model.located()
     if gpu not in GPUS:
         raise UserError(f"the figures of {gpu!r} are not known; name one of {', '.join(GPUS)}")
@@ -93,7 +93,7 @@ def estimate(
     return Estimate(
         clips=clips,
         captions=captions,
-        shards=len(cuts) if clips == there else enough_shards(clips, config.clips_per_shard),
+        shards=len(shards) if clips == there else enough_shards(clips, config.clips_per_shard),
         gpu=gpu,
         bytes_by_table=sizes,
         gpu_hours_by_table=hours,

@@ -19,8 +19,8 @@ from mimir_ray.precompute.components import check_model, load_t5_tokenizer, text
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
 from mimir_ray.precompute.keys import table_keys
-from mimir_ray.precompute.lengths import cut_captions
-from mimir_ray.precompute.shard_plan import Cut, cut_shards
+from mimir_ray.precompute.lengths import truncated_captions
+from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import absolute
 
@@ -94,29 +94,29 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
     cluster: Any = ray
     data, model = absolute(data), model.located()
     check_model(model, config)
-    keys, cuts = table_keys(model, config), cut_shards(data, config.clips_per_shard)
+    keys, shards = table_keys(model, config), plan_shards(data, config.clips_per_shard)
     tables: dict[str, dict[str, Any]] = {}
     for table in keys:
         pool = getattr(config, table)
         options = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus, "max_restarts": 3, "max_task_retries": 1}
         actor = cluster.remote(_ShardEncoder).options(**options)
-        actors = [actor.remote(table, data, model, config) for _ in range(min(pool.actors, len(cuts)))]
+        actors = [actor.remote(table, data, model, config) for _ in range(min(pool.actors, len(shards)))]
         encoding = {
-            cut.shard: actors[number % len(actors)].encode.options(num_returns=2).remote(cut)
-            for number, cut in enumerate(cuts)
+            planned.shard: actors[number % len(actors)].encode.options(num_returns=2).remote(planned)
+            for number, planned in enumerate(shards)
         }
         rows = 0
         for done, (_, count) in enumerate(encoding.values(), start=1):
             rows += cluster.get(count)
-            logger.info("%s: %d/%d shards, %d rows in memory", table, done, len(cuts), rows)
+            logger.info("%s: %d/%d shards, %d rows in memory", table, done, len(shards), rows)
         tables[table] = {shard: encoded for shard, (encoded, _) in encoding.items()}
         for each in actors:
             cluster.kill(each)
     encoded = EncodedTables({name: fingerprint(key) for name, key in keys.items()}, tables)
     captions = (encoded.open("t5_tokens", shard).read(["text", "status"]) for shard in encoded.shards())
-    cut = cut_captions(captions, load_t5_tokenizer(model), text_length(model))
-    if cut.captions:
-        logger.warning("%s", cut)
+    truncated = truncated_captions(captions, load_t5_tokenizer(model), text_length(model))
+    if truncated.captions:
+        logger.warning("%s", truncated)
     return encoded
 
 
@@ -127,22 +127,22 @@ class _ShardEncoder:
         self._table = table
         self._settings = data, model, config
 
-    def encode(self, cut: Cut) -> tuple[pa.Table, int]:
+    def encode(self, planned: PlannedShard) -> tuple[pa.Table, int]:
         """The rows of a shard, and their number."""
-        rows = self._encode(cut)
+        rows = self._encode(planned)
         return pa.Table.from_pylist(rows, schema=SCHEMAS[self._table]), len(rows)
 
     @cached_property
-    def _encode(self) -> Callable[[Cut], list[dict[str, Any]]]:
+    def _encode(self) -> Callable[[PlannedShard], list[dict[str, Any]]]:
         from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
         from mimir_ray.precompute.encode import llm_rows, t5_rows
 
         data, model, config = self._settings
         if self._table == "latents":
             latents = LatentEncoder(data, model, config)
-            return lambda cut: latents.encode(ok_clips(data, cut))
+            return lambda planned: latents.encode(ok_clips(data, planned))
         if self._table == "t5_tokens":
             t5 = T5Encoder(data, model, config)
-            return lambda cut: t5_rows(ok_captions(data, cut), t5.branch, config)
+            return lambda planned: t5_rows(ok_captions(data, planned), t5.branch, config)
         llm = LLMEncoder(data, model, config)
-        return lambda cut: llm_rows(ok_captions(data, cut), llm.branch, config)
+        return lambda planned: llm_rows(ok_captions(data, planned), llm.branch, config)

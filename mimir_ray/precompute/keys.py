@@ -33,7 +33,7 @@ class T5Key(Config):
 
 
 class RejectingT5Key(T5Key):
-    """`T5Key` where long captions are rejected. Where they are cut the key does not say so, as before one could ask."""
+    """`T5Key` where long captions are rejected. Where they are truncated the key says nothing of it, as ever."""
 
     long_captions: Literal["reject"]
 
@@ -77,7 +77,7 @@ def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config
         "text_encoder": identity(model.base, model.revision, "text_encoder", "tokenizer"),
         "text_length": text_length(model),
     }
-    cuts = config.long_captions == "cut"
+    truncates = config.long_captions == "cut"
     keys: dict[str, Config] = {
         "latents": LatentsKey(
             vae=identity(model.base, model.revision, "vae"),
@@ -86,7 +86,7 @@ def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config
             tiling=config.vae_tiling,
             **formats,
         ),
-        "t5_tokens": T5Key(**t5, **formats) if cuts else RejectingT5Key(**t5, **formats, long_captions="reject"),
+        "t5_tokens": T5Key(**t5, **formats) if truncates else RejectingT5Key(**t5, **formats, long_captions="reject"),
     }
     if model.llm is not None and model.fuser.decoder:
         llm = identity(model.llm, model.llm_revision)

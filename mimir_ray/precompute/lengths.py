@@ -1,4 +1,4 @@
-"""Captions of more tokens than the text encoder reads, which it cuts.
+"""Captions of more tokens than the text encoder reads, which it truncates.
 
 They are counted where a shard is encoded, and the counts are kept beside the shards.
 """
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from mimir_ray.model.text_branches import T5Branch
 
 
-class CutCaptions(Config):
-    """How many captions were cut, and by how much."""
+class TruncatedCaptions(Config):
+    """How many captions were truncated, and by how much."""
 
     limit: int
     """Tokens that the text encoder reads."""
     captions: int
     longest: int
-    """Tokens of the longest one; 0 where none was cut."""
+    """Tokens of the longest one; 0 where none was truncated."""
     example: str
     """The longest one."""
 
@@ -33,12 +33,12 @@ class CutCaptions(Config):
         """A line for people."""
         shown = self.example if len(self.example) <= 60 else f"{self.example[:57]}..."
         return (
-            f"captions cut to the {self.limit} tokens that the text encoder reads: {self.captions:,}; the longest has "
-            f'{self.longest} tokens: "{shown}". Shorten them, or set precompute.long_captions=reject'
+            f"captions truncated to the {self.limit} tokens that the text encoder reads: {self.captions:,}; the "
+            f'longest has {self.longest} tokens: "{shown}". Shorten them, or set precompute.long_captions=reject'
         )
 
 
-def cut_captions(captions: Iterable[pa.Table], tokenizer: Any, limit: int) -> CutCaptions:
+def truncated_captions(captions: Iterable[pa.Table], tokenizer: Any, limit: int) -> TruncatedCaptions:
     """Count what is longer than ``limit`` among captions that are ok, given as tables of ``text`` and ``status``.
 
     Only texts that may be too long are tokenized: of plain ASCII, a token takes a character at least.
@@ -54,22 +54,22 @@ def cut_captions(captions: Iterable[pa.Table], tokenizer: Any, limit: int) -> Cu
             count += tokens > limit
             if tokens > max(limit, longest):
                 longest, example = tokens, text
-    return CutCaptions(limit=limit, captions=count, longest=longest, example=example)
+    return TruncatedCaptions(limit=limit, captions=count, longest=longest, example=example)
 
 
-def kept_counts(table: Table, shards: Collection[str]) -> dict[str, CutCaptions]:
+def kept_counts(table: Table, shards: Collection[str]) -> dict[str, TruncatedCaptions]:
     """What earlier runs counted in these shards of `t5_tokens`. What they counted in others is forgotten for good, so
     that no count outlives its shard: call it before any of those is replaced."""
     held = read_json(_file(table)) if exists(_file(table)) else {}
-    kept = {shard: CutCaptions(**count) for shard, count in held.items() if shard in shards}
+    kept = {shard: TruncatedCaptions(**count) for shard, count in held.items() if shard in shards}
     if len(kept) < len(held):
         _write(table, kept)
     return kept
 
 
 def keep_counts(
-    table: Table, counts: Mapping[str, CutCaptions], load_tokenizer: Callable[[], Any], limit: int
-) -> CutCaptions:
+    table: Table, counts: Mapping[str, TruncatedCaptions], load_tokenizer: Callable[[], Any], limit: int
+) -> TruncatedCaptions:
     """Keep the ``counts``, and the sum over all shards of `t5_tokens`.
 
     What is not among them is counted here, which needs the tokenizer: shards of a run that was stopped.
@@ -79,9 +79,11 @@ def keep_counts(
     if missing := [shard for shard in shards if shard not in all_counts]:
         tokenizer = load_tokenizer()
         read = ahead(partial(table.read, columns=["text", "status"]), missing)
-        all_counts |= {shard: cut_captions([rows], tokenizer, limit) for shard, rows in zip(missing, read, strict=True)}
+        all_counts |= {
+            shard: truncated_captions([rows], tokenizer, limit) for shard, rows in zip(missing, read, strict=True)
+        }
     _write(table, all_counts)
-    nothing = CutCaptions(limit=limit, captions=0, longest=0, example="")
+    nothing = TruncatedCaptions(limit=limit, captions=0, longest=0, example="")
     longest = max(all_counts.values(), key=lambda count: count.longest, default=nothing)
     return longest.model_copy(update={"captions": sum(count.captions for count in all_counts.values())})
 
@@ -90,7 +92,7 @@ def _file(table: Table) -> str:
     return join(table.uri, "_lengths.json")
 
 
-def _write(table: Table, counts: Mapping[str, CutCaptions]) -> None:
+def _write(table: Table, counts: Mapping[str, TruncatedCaptions]) -> None:
     write_json(_file(table), {shard: counts[shard].model_dump(mode="json") for shard in sorted(counts)})
 
 

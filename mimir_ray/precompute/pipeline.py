@@ -13,10 +13,10 @@ from mimir_ray.precompute.asking import Tell, ask, engine_config
 from mimir_ray.precompute.components import check_model, load_t5_tokenizer, text_length
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.keys import table_keys
-from mimir_ray.precompute.lengths import CutCaptions, keep_counts, kept_counts
+from mimir_ray.precompute.lengths import TruncatedCaptions, keep_counts, kept_counts
 from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import survey
-from mimir_ray.precompute.shard_plan import Cut, cut_shards
+from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
 from mimir_ray.precompute.summary import PrecomputeSummary
 from mimir_ray.storage import Table, absolute, account, join, predecessors
 from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
@@ -58,35 +58,35 @@ def precompute(
     began_s = time.monotonic()
     data, model = absolute(data), model.located()
     check_model(model, config)
-    cuts = {cut.shard: cut for cut in cut_shards(data, config.clips_per_shard)}
+    shards = {planned.shard: planned for planned in plan_shards(data, config.clips_per_shard)}
     keys = table_keys(model, config)
     tables = {name: Table(join(data, name)) for name in keys}
     emptied = [name for name, table in tables.items() if _begin(table, keys[name], overwrite)]
     retry: Retry = "quarantined" if retry_quarantined else "passing"
-    if overwrite and not emptied and not _interrupted(data, tables, list(cuts.values())):
+    if overwrite and not emptied and not _interrupted(data, tables, list(shards.values())):
         logger.warning(
             "everything is encoded anew, and each shard replaced when its rows are there: a run that is stopped leaves "
             "the others as they are, and --overwrite begins again"
         )
         retry = "everything"
-    found = survey(data, tables, list(cuts.values()), retry)
+    found = survey(data, tables, list(shards.values()), retry)
     pending = found.pending
     waiting = ", ".join(f"{len(names)} for {name}" for name, names in pending.items())
-    logger.info("precompute: %d shards, pending %s", len(cuts), waiting)
+    logger.info("precompute: %d shards, pending %s", len(shards), waiting)
     tried, encoded = dict.fromkeys(tables, 0), dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
-    counts = kept_counts(tables["t5_tokens"], set(cuts) - set(pending["t5_tokens"]))
-    if todo := [cuts[name] for name in sorted(set().union(*pending.values()))]:
-        dataset = plan(data, model, config, todo, pending, _encoded_before(tables, cuts), retry, engine)
+    counts = kept_counts(tables["t5_tokens"], set(shards) - set(pending["t5_tokens"]))
+    if todo := [shards[name] for name in sorted(set().union(*pending.values()))]:
+        dataset = plan(data, model, config, todo, pending, _encoded_before(tables, shards), retry, engine)
         for name in filter(pending.get, pending):
             tables[name].reopen()
-        for facts in run_shards(dataset, "precompute", len(cuts) - len(todo), len(cuts), progress):
+        for facts in run_shards(dataset, "precompute", len(shards) - len(todo), len(shards), progress):
             for name in tables:
                 tried[name] += int(facts.get(f"{name}_tried", 0))
                 encoded[name] += int(facts.get(f"{name}_encoded", 0))
                 busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
-            if cut := facts.get("cut_captions"):
-                counts[facts["shard"]] = CutCaptions.model_validate_json(cut)
+            if truncated := facts.get("truncated_captions"):
+                counts[facts["shard"]] = TruncatedCaptions.model_validate_json(truncated)
         left = {name: names for name, names in survey(data, tables, todo, "nothing").pending.items() if names}
         if left:
             listed = "; ".join(f"{name}: {', '.join(names[:5])} ({len(names)} in all)" for name, names in left.items())
@@ -94,12 +94,12 @@ def precompute(
                 f"shards were given up ({listed}); Ray's log has the reason; run again to try them again"
             )
     for table in tables.values():  # what was of use in them is in other shards now
-        table.drop(set(table.shards()) - set(cuts))
+        table.drop(set(table.shards()) - set(shards))
     return PrecomputeSummary(
         tables={name: table.finish(found.inputs[name]) for name, table in tables.items()},
         accounts={name: account(table) for name, table in tables.items()},
         clips=found.inputs["latents"],
-        cut=keep_counts(tables["t5_tokens"], counts, partial(load_t5_tokenizer, model), text_length(model)),
+        truncated=keep_counts(tables["t5_tokens"], counts, partial(load_t5_tokenizer, model), text_length(model)),
         rows_tried=tried,
         rows_encoded=encoded,
         shards_written=len(todo),
@@ -112,7 +112,7 @@ def plan(
     data: str,
     model: ModelConfig,
     config: PrecomputeConfig,
-    cuts: Sequence[Cut],
+    shards: Sequence[PlannedShard],
     pending: Mapping[str, Sequence[str]],
     before: Mapping[str, Sequence[str]],
     retry: Retry,
@@ -128,15 +128,15 @@ def plan(
 
     from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
 
-    todo = {table: set(shards) for table, shards in pending.items()}
+    todo = {table: set(names) for table, names in pending.items()}
     dataset: ray.data.Dataset = ray.data.from_items(  # one row, and one block, a shard: stages overlap shard by shard
         [
-            cut.row()
-            | {"before": list(before[cut.shard]), "retry": retry}
-            | {table: cut.shard in todo[table] for table in pending}
-            for cut in cuts
+            planned.row()
+            | {"before": list(before[planned.shard]), "retry": retry}
+            | {table: planned.shard in todo[table] for table in pending}
+            for planned in shards
         ],
-        override_num_blocks=len(cuts),
+        override_num_blocks=len(shards),
     )
     encoders: dict[str, Any] = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
     for table in pending:  # 1 shard in, 1 shard with counts out; the rows go to files
@@ -164,14 +164,14 @@ def _begin(table: Table, key: Config, overwrite: bool) -> bool:
     return bool(gone)
 
 
-def _interrupted(data: str, tables: Mapping[str, Table], cuts: Sequence[Cut]) -> bool:
+def _interrupted(data: str, tables: Mapping[str, Table], shards: Sequence[PlannedShard]) -> bool:
     """Whether a run stopped that was to make some of these tables, or rows that they lack.
 
     One that was making all of them anew leaves all unfinished and no row lacking: that one begins again.
     """
     unfinished = [name for name, table in tables.items() if table.manifest() is None]
     some = 0 < len(unfinished) < len(tables)
-    return some or (bool(unfinished) and any(survey(data, tables, cuts, "nothing").pending.values()))
+    return some or (bool(unfinished) and any(survey(data, tables, shards, "nothing").pending.values()))
 
 
 def _encoded_before(tables: Mapping[str, Table], shards: Iterable[str]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from mimir_ray.dataflow import Row
 from mimir_ray.precompute.inputs import clip_ids, ok_captions
 from mimir_ray.precompute.outcomes import Retry, stays
-from mimir_ray.precompute.shard_plan import Cut
+from mimir_ray.precompute.shard_plan import PlannedShard
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import READERS, Table
 
@@ -49,34 +49,35 @@ class Survey:
     holds."""
 
 
-def survey(data: str, tables: Mapping[str, Table], cuts: Sequence[Cut], retry: Retry) -> Survey:
+def survey(data: str, tables: Mapping[str, Table], shards: Sequence[PlannedShard], retry: Retry) -> Survey:
     """Compare the tables with what curation left, shard by shard; only keys, statuses and reasons are read."""
     committed = {name: set(table.shards()) for name, table in tables.items()}
     inputs: Counter[str] = Counter(dict.fromkeys(tables, 0))
     pending: dict[str, list[str]] = {name: [] for name in tables}
     with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(partial(_look, data=data, tables=tables, committed=committed, retry=retry), cuts)
-        for cut, (wanted, lacking) in zip(cuts, found, strict=True):
+        found = readers.map(partial(_look, data=data, tables=tables, committed=committed, retry=retry), shards)
+        for planned, (wanted, lacking) in zip(shards, found, strict=True):
             inputs.update(wanted)
             for name in lacking:
-                pending[name].append(cut.shard)
+                pending[name].append(planned.shard)
     return Survey(dict(inputs), pending)
 
 
 def _look(
-    cut: Cut, data: str, tables: Mapping[str, Table], committed: Mapping[str, set[str]], retry: Retry
+    planned: PlannedShard, data: str, tables: Mapping[str, Table], committed: Mapping[str, set[str]], retry: Retry
 ) -> tuple[dict[str, int], list[str]]:
     """Number of inputs by table, and the tables that are pending."""
     try:
-        clips: Counter[Key] = Counter((clip_id,) for clip_id in clip_ids(data, cut))
-        captions: Counter[Key] = Counter(tuple(caption.values()) for caption in ok_captions(data, cut))
+        clips: Counter[Key] = Counter((clip_id,) for clip_id in clip_ids(data, planned))
+        captions: Counter[Key] = Counter(tuple(caption.values()) for caption in ok_captions(data, planned))
     except (OSError, pa.ArrowException):  # the actor that reads them says what is wrong with them
         return {}, list(tables)
     wanted = {name: clips if name == "latents" else captions for name in tables}
     pending: list[str] = []
     upstream, to_carry = "", dict[Key, str]()
     for name, table in tables.items():
-        there = _read(table, cut.shard, [*KEYS[name], "status", "reason"]) if cut.shard in committed[name] else None
+        columns = [*KEYS[name], "status", "reason"]
+        there = _read(table, planned.shard, columns) if planned.shard in committed[name] else None
         rows = [] if there is None else there.to_pylist()
         carried = {_key(name, row): row["reason"] for row in rows if _is_carried(row, upstream)}
         mended = any(reason != to_carry.get(_within(key, upstream)) for key, reason in carried.items())

@@ -1,4 +1,4 @@
-"""How the clips that curation kept are cut into shards: several of its shards together, or a part of a large one.
+"""How the clips that curation kept are put into shards: several of its shards together, or a part of a large one.
 
 Curation counts files, which hold one clip or a thousand. Its small shards fall together by their buckets, modulo a
 power of two that grows with the number of clips; so rows that were encoded are found again when a corpus grows. A part
@@ -20,7 +20,7 @@ from mimir_ray.storage import READERS, Table, bucket_of, content_id, exists, joi
 
 
 @dataclass(frozen=True)
-class Cut:
+class PlannedShard:
     """What a shard of precompute holds: the clips of some of curation's shards, or one of about equal parts."""
 
     shard: str
@@ -30,7 +30,7 @@ class Cut:
     parts: int
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Cut":
+    def of(cls, row: Mapping[str, Any]) -> "PlannedShard":
         """The inverse of ``row``; what else the row holds is passed over."""
         return cls(row["shard"], tuple(row["sources"]), int(row["part"]), int(row["parts"]))
 
@@ -45,11 +45,11 @@ class Cut:
         return there.slice(begin, end - begin)
 
 
-def cut_shards(data: str, clips_per_shard: int) -> list[Cut]:
+def plan_shards(data: str, clips_per_shard: int) -> list[PlannedShard]:
     """The shards, by name, of the clips that a finished curation kept: about ``clips_per_shard`` each, as far as powers
     of two and curation's shards allow it.
 
-    A shard of curation that needs no company and no cutting keeps its name. Raises UserError where curation is not
+    A shard of curation that needs no company and no splitting keeps its name. Raises UserError where curation is not
     finished, was done by another version, or cannot be read.
     """
     kept = _kept_clips(data)
@@ -58,7 +58,7 @@ def cut_shards(data: str, clips_per_shard: int) -> list[Cut]:
     for source in kept:
         bucket = bucket_of(source)
         together[source if bucket is None else bucket % buckets].append(source)
-    cuts = []
+    planned = []
     for place, sources in together.items():
         parts = enough_shards(sum(kept[source] for source in sources), 2 * clips_per_shard)
         firsts = _first_clips(data, sources, parts)
@@ -66,8 +66,8 @@ def cut_shards(data: str, clips_per_shard: int) -> list[Cut]:
             content = content_id(*sources, f"{part}/{parts}", *firsts[part : part + 2])
             named = shard_name(place, content) if isinstance(place, int) else f"{place}-{content}"
             whole = len(sources) == parts == 1 and place in (bucket_of(sources[0]), sources[0])
-            cuts.append(Cut(sources[0] if whole else named, tuple(sources), part, parts))
-    return sorted(cuts, key=lambda cut: cut.shard)
+            planned.append(PlannedShard(sources[0] if whole else named, tuple(sources), part, parts))
+    return sorted(planned, key=lambda one: one.shard)
 
 
 def enough_shards(clips: int, clips_per_shard: int) -> int:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mimir_ray.config import Config
-from mimir_ray.precompute.lengths import CutCaptions
+from mimir_ray.precompute.lengths import TruncatedCaptions
 from mimir_ray.precompute.outcomes import PASSING
 from mimir_ray.storage import Account, Manifest, render_accounts
 
@@ -18,7 +18,7 @@ class PrecomputeSummary(Config):
     accounts: dict[str, Account]
     clips: int
     """Clips that passed curation: the inputs."""
-    cut: CutCaptions
+    truncated: TruncatedCaptions
     """Captions that are longer than the text encoder reads, of all that are encoded."""
     rows_tried: dict[str, int]
     """Rows that this run encoded or tried to, by table; what stayed or was carried over is not among them."""
@@ -66,8 +66,8 @@ def render(summary: PrecomputeSummary) -> "Group":
         written = f"no row was new, and {summary.shards_written:,} of the shards were put together anew"
         done = written if summary.shards_written else "all of it was there before"
     lines = [f"{summary.seconds:.1f} s; {done}"]
-    if summary.cut.captions:
-        lines.append(str(summary.cut))
+    if summary.truncated.captions:
+        lines.append(str(summary.truncated))
     if passing := summary.passing:
         clips = sum(passing.values())
         lines.append(

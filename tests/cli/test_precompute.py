@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mimir_ray.precompute import PrecomputeSummary
-from mimir_ray.precompute.lengths import CutCaptions
+from mimir_ray.precompute.lengths import TruncatedCaptions
 from mimir_ray.precompute.outcomes import PASSING
 from mimir_ray.storage import Account
 from tests.cli.command import mimir
@@ -21,7 +21,7 @@ def summary(latents: Account) -> PrecomputeSummary:
         tables={},
         accounts={"latents": latents},
         clips=latents.inputs,
-        cut=CutCaptions(limit=26, captions=2, longest=31, example="a red circle"),
+        truncated=TruncatedCaptions(limit=26, captions=2, longest=31, example="a red circle"),
         rows_tried={"latents": latents.inputs},
         rows_encoded={"latents": latents.ok},
         shards_written=1,
@@ -54,7 +54,7 @@ def test_it_fails_where_nothing_could_be_encoded(
     result = mimir("precompute", "--data", str(tmp_path), "--retry-quarantined", "-q")
     assert result.exit_code == code, result.output
     assert (given["overwrite"], given["retry_quarantined"]) == (False, True)
-    assert "captions cut to the 26 tokens that the text encoder reads: 2; the longest has 31 tokens" in result.stdout
+    assert "captions truncated to the 26 tokens that the text encoder reads: 2; the longest has 31" in result.stdout
     if code == 0:
         assert result.stderr == ""
         return

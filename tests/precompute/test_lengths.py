@@ -1,4 +1,4 @@
-"""Captions that the text encoder cuts: counted, said, and rejected where that is asked for."""
+"""Captions that the text encoder truncates: counted, said, and rejected where that is asked for."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from mimir_ray.precompute.actors import T5Encoder
 from mimir_ray.precompute.components import load_t5, load_t5_tokenizer, text_length
 from mimir_ray.precompute.encode import t5_rows
 from mimir_ray.precompute.keys import table_keys
-from mimir_ray.precompute.lengths import CutCaptions, cut_captions, keep_counts, kept_counts
+from mimir_ray.precompute.lengths import TruncatedCaptions, keep_counts, kept_counts, truncated_captions
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table
 from tests.precompute.world import CONFIG, alone, curated, encode_here, tiny_model
@@ -47,20 +47,20 @@ class Letters:
 
 def test_what_is_cut_is_counted_with_the_longest() -> None:
     exact, over, far = "x" * 9, "y" * 10, "z" * 30
-    found = cut_captions([table(exact, over), table(far, over), table()], Letters(), 10)
+    found = truncated_captions([table(exact, over), table(far, over), table()], Letters(), 10)
     assert (found.limit, found.captions, found.longest, found.example) == (10, 3, 31, far)
     assert str(found).startswith(
-        "captions cut to the 10 tokens that the text encoder reads: 3; the longest has 31 tokens"
+        "captions truncated to the 10 tokens that the text encoder reads: 3; the longest has 31 tokens"
     )
     assert far in str(found)
-    assert len(str(cut_captions([table("z" * 4000)], Letters(), 10))) < 300
-    nothing = cut_captions([table(exact), table(far, status="quarantined")], Letters(), 10)
+    assert len(str(truncated_captions([table("z" * 4000)], Letters(), 10))) < 300
+    nothing = truncated_captions([table(exact), table(far, status="quarantined")], Letters(), 10)
     assert (nothing.captions, nothing.longest, nothing.example) == (0, 0, "")
 
 
 def test_texts_that_are_surely_short_are_not_even_tokenized() -> None:
     letters = Letters()
-    cut_captions([table("x" * 8, "y" * 9, "ﷺ")], letters, 10)  # the last one is 18 characters in another form
+    truncated_captions([table("x" * 8, "y" * 9, "ﷺ")], letters, 10)  # the last one is 18 characters in another form
     assert letters.seen == ["y" * 9, "ﷺ"]
 
 
@@ -111,12 +111,13 @@ def test_an_actor_counts_the_shards_that_it_completes(model: ModelConfig, tmp_pa
     counts = {}
     for shard in ("shard-0", "shard-1"):
         facts = alone(shard).row() | {"before": [], "retry": "passing"}
-        assert not encoder(facts | {"t5_tokens": False})["cut_captions"]
-        counts[shard] = CutCaptions.model_validate_json(encoder(facts | {"t5_tokens": True})["cut_captions"])
+        assert not encoder(facts | {"t5_tokens": False})["truncated_captions"]
+        found = encoder(facts | {"t5_tokens": True})["truncated_captions"]
+        counts[shard] = TruncatedCaptions.model_validate_json(found)
     assert counts["shard-0"].captions == 0
     assert (counts["shard-1"].captions, counts["shard-1"].longest, counts["shard-1"].limit) == (4, 301, limit)
     counted = [Table(str(data / "t5_tokens")).read(shard) for shard in counts]
-    assert cut_captions(counted, load_t5_tokenizer(model), limit) == counts["shard-1"]
+    assert truncated_captions(counted, load_t5_tokenizer(model), limit) == counts["shard-1"]
 
 
 def test_long_captions_are_rejected_where_that_is_asked_for(model: ModelConfig) -> None:
@@ -124,9 +125,9 @@ def test_long_captions_are_rejected_where_that_is_asked_for(model: ModelConfig) 
     limit = branch.max_length
     exact, over = " ".join(["red"] * (limit - 1)), " ".join(["red"] * (limit + 4))
     captions = [{"clip_id": str(n), "kind": "short", "text": text} for n, text in enumerate((WORDS, over, exact))]
-    cut = t5_rows(captions, branch, CONFIG)
-    assert [row["status"] for row in cut] == ["ok"] * 3
-    assert cut_captions([pa.Table.from_pylist(cut)], load_t5_tokenizer(model), limit).longest == limit + 5
+    truncated = t5_rows(captions, branch, CONFIG)
+    assert [row["status"] for row in truncated] == ["ok"] * 3
+    assert truncated_captions([pa.Table.from_pylist(truncated)], load_t5_tokenizer(model), limit).longest == limit + 5
     encoded: list[str] = []
     encode = branch.encode
 
@@ -141,13 +142,13 @@ def test_long_captions_are_rejected_where_that_is_asked_for(model: ModelConfig) 
     assert f"has {limit + 5} text tokens; this model reads {limit}: shorten it by 5 tokens or more" in rows[1]["reason"]
     assert "precompute.long_captions=cut" in rows[1]["reason"]
     assert sorted(encoded) == sorted([WORDS, exact])
-    assert rows[0]["states"] == cut[0]["states"]
+    assert rows[0]["states"] == truncated[0]["states"]
 
 
 def test_the_rule_is_part_of_the_key_of_its_table_alone(model: ModelConfig) -> None:
-    cutting, rejecting = table_keys(model, CONFIG), table_keys(model, override(CONFIG, ["long_captions=reject"]))
-    assert {name for name in cutting if cutting[name] != rejecting[name]} == {"t5_tokens"}
-    assert "long_captions" not in cutting["t5_tokens"].model_dump(), "tables of before stay good"
+    truncating, rejecting = table_keys(model, CONFIG), table_keys(model, override(CONFIG, ["long_captions=reject"]))
+    assert {name for name in truncating if truncating[name] != rejecting[name]} == {"t5_tokens"}
+    assert "long_captions" not in truncating["t5_tokens"].model_dump(), "tables of before stay good"
 
 
 @pytest.mark.parametrize("text", ["red", "红球" * 20, "naïve café " * 30, "ﷺ" * 3])
@@ -155,4 +156,4 @@ def test_counts_are_those_of_the_tokenizer(text: str, model: ModelConfig) -> Non
     tokenizer = load_t5_tokenizer(model)
     tokens = len(tokenizer(text).input_ids)
     for limit in (1, tokens - 1, tokens, tokens + 1):
-        assert cut_captions([table(text)], tokenizer, limit).captions == (tokens > limit)
+        assert truncated_captions([table(text)], tokenizer, limit).captions == (tokens > limit)

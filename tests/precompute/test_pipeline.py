@@ -333,8 +333,8 @@ def test_captions_that_are_cut_are_counted_where_they_are_encoded(
     monkeypatch.setattr(pipeline, "load_t5_tokenizer", lambda model: pytest.fail("the driver tokenizes"))
     only_t5 = model.model_copy(update={"llm": None})
     for _ in range(2):
-        cut = precompute_whole(data, only_t5, CONFIG).cut
-        assert (cut.captions, cut.longest) == (1, 301)
+        truncated = precompute_whole(data, only_t5, CONFIG).truncated
+        assert (truncated.captions, truncated.longest) == (1, 301)
 
 
 def test_what_cannot_run_is_refused_before_anything_starts(finished: Path, model: ModelConfig, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How clips are cut into shards."""
+"""How clips are put into shards."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from mimir_ray.config import UserError, override
 from mimir_ray.precompute import encode_in_memory, precompute
 from mimir_ray.precompute.estimate import estimate
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
-from mimir_ray.precompute.shard_plan import Cut, cut_shards, enough_shards, part_borders
+from mimir_ray.precompute.shard_plan import PlannedShard, enough_shards, part_borders, plan_shards
 from mimir_ray.storage import Table, content_id, predecessors, shard_name
 from tests.precompute.world import (
     CONFIG,
@@ -45,8 +45,8 @@ def kept(shards: Mapping[str, int]) -> list[str]:
     return sorted(f"{shard}-{number}" for shard, count in shards.items() for number in range(count))
 
 
-def clips_in(root: Path, cut: Cut) -> list[str]:
-    return [clip.clip_id for clip in ok_clips(str(root), cut)]
+def clips_in(root: Path, planned: PlannedShard) -> list[str]:
+    return [clip.clip_id for clip in ok_clips(str(root), planned)]
 
 
 SIZES = {"even": [3] * 16, "uneven": [0, 1, 40, 2, 5, 0, 7, 1], "one": [200], "many": [1] * 40, "none": [0, 0]}
@@ -57,33 +57,33 @@ def test_every_clip_lies_in_one_shard_of_about_the_size(sizes: list[int], tmp_pa
     shards = {shard_name(bucket, "content"): count for bucket, count in enumerate(sizes)}
     write(tmp_path, shards)
     for clips_per_shard in (1, 3, 8, 100):
-        cuts = cut_shards(str(tmp_path), clips_per_shard)
-        assert [cut.shard for cut in cuts] == sorted({cut.shard for cut in cuts})
-        members = {cut.shard: clips_in(tmp_path, cut) for cut in cuts}
+        plan = plan_shards(str(tmp_path), clips_per_shard)
+        assert [planned.shard for planned in plan] == sorted({planned.shard for planned in plan})
+        members = {planned.shard: clips_in(tmp_path, planned) for planned in plan}
         assert sorted(clip for clips in members.values() for clip in clips) == kept(shards)
-        for cut in cuts:
-            assert [row["clip_id"] for row in ok_captions(str(tmp_path), cut)] == members[cut.shard]
-            of_sources = sum(shards[source] for source in cut.sources)
-            assert of_sources <= cut.parts * 2 * clips_per_shard
-            assert cut.parts == 1 or of_sources > cut.parts * clips_per_shard
+        for planned in plan:
+            assert [row["clip_id"] for row in ok_captions(str(tmp_path), planned)] == members[planned.shard]
+            of_sources = sum(shards[source] for source in planned.sources)
+            assert of_sources <= planned.parts * 2 * clips_per_shard
+            assert planned.parts == 1 or of_sources > planned.parts * clips_per_shard
 
 
 def test_small_shards_fall_together_and_a_large_one_is_cut(tmp_path: Path) -> None:
     small = {shard_name(bucket, "content"): 4 for bucket in range(16)}
     write(tmp_path, small)
-    assert [len(clips_in(tmp_path, cut)) for cut in cut_shards(str(tmp_path), 16)] == [16, 16, 16, 16]
-    assert [cut.shard for cut in cut_shards(str(tmp_path), 4)] == list(small), "as curation left them"
+    assert [len(clips_in(tmp_path, planned)) for planned in plan_shards(str(tmp_path), 16)] == [16, 16, 16, 16]
+    assert [planned.shard for planned in plan_shards(str(tmp_path), 4)] == list(small), "as curation left them"
     write(tmp_path, {"00000-content": 1000})
-    parts = [len(clips_in(tmp_path, cut)) for cut in cut_shards(str(tmp_path), 100)]
+    parts = [len(clips_in(tmp_path, planned)) for planned in plan_shards(str(tmp_path), 100)]
     assert len(parts) == 8
     assert 80 < min(parts) < max(parts) < 170
 
 
 def test_a_shard_of_another_kind_of_name_stays_alone(tmp_path: Path) -> None:
     write(tmp_path, {"mine": 1, "yours": 9})
-    cuts = cut_shards(str(tmp_path), 4)
-    assert [(cut.sources, cut.parts) for cut in cuts] == [(("mine",), 1), (("yours",), 2), (("yours",), 2)]
-    assert cuts[0].shard == "mine"
+    plan = plan_shards(str(tmp_path), 4)
+    assert [(planned.sources, planned.parts) for planned in plan] == [(("mine",), 1), (("yours",), 2), (("yours",), 2)]
+    assert plan[0].shard == "mine"
 
 
 @pytest.mark.parametrize("buckets", [[bucket for bucket in range(64) if bucket % 5], [5, 37, 50]], ids=["many", "few"])
@@ -91,9 +91,11 @@ def test_a_shard_that_is_cut_anew_finds_those_that_held_its_clips(buckets: list[
     """As another size makes it; the corpus is uneven, and some buckets are empty."""
     shards = {shard_name(bucket, "content"): bucket % 7 * 150 // len(buckets) for bucket in buckets}
     write(tmp_path, shards)
-    cuts = {size: cut_shards(str(tmp_path), size) for size in (1, 2, 3, 4, 10, 16, 64)}
-    members = {size: {cut.shard: set(clips_in(tmp_path, cut)) for cut in found} for size, found in cuts.items()}
-    for before, after in itertools.permutations(cuts, 2):
+    plan = {size: plan_shards(str(tmp_path), size) for size in (1, 2, 3, 4, 10, 16, 64)}
+    members = {
+        size: {planned.shard: set(clips_in(tmp_path, planned)) for planned in found} for size, found in plan.items()
+    }
+    for before, after in itertools.permutations(plan, 2):
         old, new = members[before], members[after]
         found = predecessors(new, old)
         for shard, clips in new.items():
@@ -128,14 +130,16 @@ def films(
 def test_a_part_is_a_run_through_its_films(tmp_path: Path) -> None:
     """So that each part reads a part of a film, and not every part all of it."""
     where = films(tmp_path, films=5, clips=100)
-    cuts = sorted(cut_shards(str(tmp_path), 25), key=lambda cut: cut.part)
-    assert [cut.parts for cut in cuts] == [16] * 16
-    runs = [sorted(where[clip] for clip in clips_in(tmp_path, cut)) for cut in cuts]
+    plan = sorted(plan_shards(str(tmp_path), 25), key=lambda planned: planned.part)
+    assert [planned.parts for planned in plan] == [16] * 16
+    runs = [sorted(where[clip] for clip in clips_in(tmp_path, planned)) for planned in plan]
     assert [place for run in runs for place in run] == sorted(where.values())
     assert max(len({film for film, _ in run}) for run in runs) <= 2
     assert 25 < min(map(len, runs)) <= max(map(len, runs)) < 40
-    for cut in cuts:
-        assert clips_in(tmp_path, cut) == sorted(clips_in(tmp_path, cut)), "the rows lie by id, which strews a film"
+    for planned in plan:
+        assert clips_in(tmp_path, planned) == sorted(clips_in(tmp_path, planned)), (
+            "the rows lie by id, which strews a film"
+        )
 
 
 @pytest.mark.parametrize(("sources", "gone"), [(1, [100]), (1, range(0, 200, 7)), (4, range(60)), (4, [3, 190])])
@@ -147,7 +151,9 @@ def test_parts_of_films_that_are_judged_anew_find_those_that_held_their_clips(
     for state, without in {"all": (), "judged": gone}.items():
         films(tmp_path, films=5, clips=40, without=without, sources=sources)
         for size in (4, 10, 20):
-            states[state, size] = {cut.shard: set(clips_in(tmp_path, cut)) for cut in cut_shards(str(tmp_path), size)}
+            states[state, size] = {
+                planned.shard: set(clips_in(tmp_path, planned)) for planned in plan_shards(str(tmp_path), size)
+            }
     for before, after in itertools.permutations(states.values(), 2):
         found = predecessors(after, before)
         known = set().union(*before.values())
@@ -157,9 +163,9 @@ def test_parts_of_films_that_are_judged_anew_find_those_that_held_their_clips(
 
 def test_a_clip_that_goes_leaves_most_parts_where_they_are(tmp_path: Path) -> None:
     films(tmp_path, films=5, clips=100)
-    before = {cut.shard for cut in cut_shards(str(tmp_path), 25)}
+    before = {planned.shard for planned in plan_shards(str(tmp_path), 25)}
     films(tmp_path, films=5, clips=100, without=[250])
-    after = {cut.shard for cut in cut_shards(str(tmp_path), 25)}
+    after = {planned.shard for planned in plan_shards(str(tmp_path), 25)}
     assert len(before) == len(after) == 16
     assert len(before & after) >= 10
 
@@ -174,8 +180,8 @@ def test_borders_ascend_and_no_part_is_empty(clips: int, parts: int) -> None:
 
 
 def test_a_cut_survives_as_a_row() -> None:
-    cut = Cut("00001-x", ("00001-a", "00003-b"), 1, 4)
-    assert Cut.of(cut.row() | {"before": [], "latents": True}) == cut
+    planned = PlannedShard("00001-x", ("00001-a", "00003-b"), 1, 4)
+    assert PlannedShard.of(planned.row() | {"before": [], "latents": True}) == planned
 
 
 def test_shards_are_a_power_of_two() -> None:
@@ -214,12 +220,12 @@ def age(data: Path, name: str) -> None:
 
 def test_what_curation_left_undone_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was not curated; name what `mimir curate SOURCE --out DATA` wrote"):
-        cut_shards(str(tmp_path), 1)
+        plan_shards(str(tmp_path), 1)
     write(tmp_path, {"00000-content": 1})
     Table(str(tmp_path / "captions")).reopen()
     with pytest.raises(UserError, match="captions is not finished; run `mimir curate"):
-        cut_shards(str(tmp_path), 1)
+        plan_shards(str(tmp_path), 1)
     write(tmp_path, {"00000-content": 1})
     (tmp_path / "clips" / "00000-content.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match=r"cannot read shard 00000-content .*remove 00000-content\.parquet there"):
-        cut_shards(str(tmp_path), 1)
+        plan_shards(str(tmp_path), 1)

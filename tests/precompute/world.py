@@ -16,7 +16,7 @@ from mimir_ray.precompute import PrecomputeConfig, PrecomputeSummary, precompute
 from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.outcomes import Retry
-from mimir_ray.precompute.shard_plan import Cut, cut_shards
+from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table, file_id
 from mimir_ray.video import write_mp4
@@ -110,20 +110,20 @@ def moving_square(seed: int, frames: int = 65, height: int = 64, width: int = 64
     return video
 
 
-def alone(shard: str) -> Cut:
-    """A shard of curation that is neither cut nor put together with others."""
-    return Cut(shard, (shard,), 0, 1)
+def alone(shard: str) -> PlannedShard:
+    """A shard of curation that is neither split nor put together with others."""
+    return PlannedShard(shard, (shard,), 0, 1)
 
 
 def encode_here(data: Path, model: ModelConfig, config: PrecomputeConfig) -> None:
     """The tables that precompute writes, by a plain loop in this process."""
-    keys, cuts = table_keys(model, config), cut_shards(str(data), config.clips_per_shard)
+    keys, shards = table_keys(model, config), plan_shards(str(data), config.clips_per_shard)
     for encoder_class in (LatentEncoder, T5Encoder, LLMEncoder):
         encoder = encoder_class(str(data), model, config)
         table = encoder.table
         table.begin(keys[table.name])
-        for cut in cuts:
-            encoder(cut.row() | {"before": [], "retry": "passing", table.name: True})
+        for planned in shards:
+            encoder(planned.row() | {"before": [], "retry": "passing", table.name: True})
         table.finish(len(rows_of(data, table.name)))
 
 
@@ -143,7 +143,7 @@ class LocalPlan:
     data: str
     model: ModelConfig
     config: PrecomputeConfig
-    cuts: Sequence[Cut]
+    shards: Sequence[PlannedShard]
     pending: Mapping[str, Sequence[str]]
     before: Mapping[str, Sequence[str]]
     retry: Retry
@@ -152,12 +152,10 @@ class LocalPlan:
     def iter_rows(self) -> Iterator[dict[str, Any]]:
         """Do it; a row a shard."""
         classes = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
-        encoders = [
-            classes[name](self.data, self.model, self.config) for name, shards in self.pending.items() if shards
-        ]
-        for cut in self.cuts:
-            row = cut.row() | {"before": list(self.before[cut.shard]), "retry": self.retry}
-            row |= {name: cut.shard in shards for name, shards in self.pending.items()}
+        encoders = [classes[name](self.data, self.model, self.config) for name, names in self.pending.items() if names]
+        for planned in self.shards:
+            row = planned.row() | {"before": list(self.before[planned.shard]), "retry": self.retry}
+            row |= {name: planned.shard in names for name, names in self.pending.items()}
             for encoder in encoders:
                 row = encoder(row)
             yield row
