@@ -46,7 +46,8 @@ from mimir_ray.curation.stages import judge, score, scoring_stages, split
 from mimir_ray.curation.tables import outcome_table, rows_of
 config = CurationConfig()
 files = discover([film])
-row = {"shard": "all", "files": pickle.dumps(list(getattr(files, "files", files))), "before": []}
+row = {"shard": "all", "files": pickle.dumps(list(getattr(files, "files", files)))}
+row |= {"predecessors": [], "before": []}  # the last is its name in older code
 began = time.perf_counter()
 split(row, out, config)
 stages, rules = scoring_stages(config), Rules.of(config)

@@ -7,22 +7,24 @@ from mimir_ray.curation.rules import missing
 from mimir_ray.curation.split import Known
 from mimir_ray.curation.tables import commit, outcome_table, rows_of, stage_table
 from mimir_ray.dataflow import Row
-from mimir_ray.storage import predecessors
+from mimir_ray.storage import find_predecessors
 
 OF_MORE_THAN_THE_CLIP = ("agreement",)
 """Stages whose scores also depend on captions that came with the file, and those may be what has changed."""
 
 
-def known_before(out: str, shards: Iterable[str], stages: Sequence[str]) -> dict[str, list[str]]:
-    """The other shards, for each of all, that hold something and may be those that its files were in before."""
-    return predecessors(shards, {shard for stage in ("split", *stages) for shard in stage_table(out, stage).shards()})
+def known_predecessors(out: str, shards: Iterable[str], stages: Sequence[str]) -> dict[str, list[str]]:
+    """The other shards, for each of all, that hold something and may be those that its files were in."""
+    return find_predecessors(
+        shards, {shard for stage in ("split", *stages) for shard in stage_table(out, stage).shards()}
+    )
 
 
-def known_files(out: str, before: Sequence[str]) -> dict[str, Known]:
-    """Files that were watched in the shards `before`, as far as these have them, by the ids of their bytes."""
+def known_files(out: str, predecessors: Sequence[str]) -> dict[str, Known]:
+    """Files that were watched in the shards `predecessors`, as far as these have them, by the ids of their bytes."""
     videos, clips = outcome_table(out, "videos"), stage_table(out, "split")
     known: dict[str, Known] = {}
-    for shard in before:
+    for shard in predecessors:
         if videos.has(shard) and clips.has(shard):
             of_file: defaultdict[str, list[Row]] = defaultdict(list)
             for clip in rows_of(clips, shard):
@@ -41,14 +43,14 @@ def known_scores(out: str, stage: str, shards: Iterable[str], clip_ids: Collecti
     return {row["clip_id"]: row for row in scored if row["clip_id"] in clip_ids}
 
 
-def inherit(out: str, shard: str, before: Sequence[str], stages: Sequence[str]) -> None:
-    """Commit for the clips of a shard the scores that the shards `before` it have of them."""
-    if not len(before):
+def inherit(out: str, shard: str, predecessors: Sequence[str], stages: Sequence[str]) -> None:
+    """Commit for the clips of a shard the scores that its `predecessors` have of them."""
+    if not len(predecessors):
         return
     clip_ids = set(stage_table(out, "split").read(shard, ["clip_id"])["clip_id"].to_pylist())
     for stage in stages:
         table = stage_table(out, stage)
         if stage in OF_MORE_THAN_THE_CLIP or table.has(shard):
             continue
-        if known := known_scores(out, stage, before, clip_ids):
+        if known := known_scores(out, stage, predecessors, clip_ids):
             commit(table, shard, known.values())

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from mimir_ray.config import Config, fingerprint
 from mimir_ray.curation.asking import Tell, ask
 from mimir_ray.curation.config import CurationConfig
-from mimir_ray.curation.heirs import known_before
+from mimir_ray.curation.heirs import known_predecessors
 from mimir_ray.curation.models.config import require_models
 from mimir_ray.curation.retry import forget_failures
 from mimir_ray.curation.rules import Rules
@@ -75,8 +75,8 @@ def curate(
     pending = clips.pending(shards)
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
-        before = known_before(out, shards, [stage.name for stage in scoring_stages(config)])
-        dataset = pipeline({name: shards[name] for name in pending}, before, out, config, engine)
+        predecessors = known_predecessors(out, shards, [stage.name for stage in scoring_stages(config)])
+        dataset = pipeline({name: shards[name] for name in pending}, predecessors, out, config, engine)
         for _ in run_shards(dataset, "curation", len(shards) - len(pending), len(shards), progress):
             pass  # what the stages find out goes to the tables
     if lost := clips.pending(shards):
@@ -98,14 +98,14 @@ def curate(
 
 def pipeline(
     shards: dict[str, list[SourceFile]],
-    before: dict[str, list[str]],
+    predecessors: dict[str, list[str]],
     out: str,
     config: CurationConfig,
     engine: Callable[[TextEngineConfig], TextEngine],
 ) -> "Dataset":
     """The whole of curation: one row a shard through every stage; what they find out goes straight to `out`.
 
-    `before` are the shards that each one may inherit from.
+    `predecessors` are the shards that each one may inherit from.
 
     Raises UserError for an engine that is needed and not there.
     """
@@ -116,7 +116,10 @@ def pipeline(
     rules, stages = Rules.of(config), scoring_stages(config)
     names = [stage.name for stage in stages]
     dataset: Dataset = ray.data.from_items(
-        [{"shard": name, "files": pickle.dumps(files), "before": before[name]} for name, files in shards.items()],
+        [
+            {"shard": name, "files": pickle.dumps(files), "predecessors": predecessors[name]}
+            for name, files in shards.items()
+        ],
         override_num_blocks=len(shards),  # a task for each shard, so the work is even and a crash costs one shard
     )
     dataset = map_tasks(dataset, "split", partial(split, out=out, config=config), **cpu)  # files -> clips; 1 shard -> 1

@@ -106,18 +106,18 @@ def _engine(name: str, asked: WatermarkConfig | RecaptionConfig, config: Curatio
 
 def split(row: Row, out: str, config: CurationConfig) -> Row:
     """Commit the shard's files to `videos`, their clips and what was measured on the way to the tables of those stages,
-    and other scores that are known of them. A file of which this shard, or one before it, tells is not watched again.
+    and other scores that are known of them. A file of which this shard, or a predecessor, tells is not watched again.
     """
-    shard, before, table = row["shard"], list(row["before"]), stage_table(out, "split")
+    shard, predecessors, table = row["shard"], list(row["predecessors"]), stage_table(out, "split")
     files: list[SourceFile] = pickle.loads(row["files"])
     if not table.has(shard) or len(outcome_table(out, "videos").read(shard, ["status"])) < len(files):
-        made = split_files(files, config, known_files(out, [*before, shard]))
+        made = split_files(files, config, known_files(out, [*predecessors, shard]))
         scores = {score["clip_id"]: score for score in made.scores}
-        scores |= known_scores(out, "measure", [*before, shard], {clip["clip_id"] for clip in made.clips})
+        scores |= known_scores(out, "measure", [*predecessors, shard], {clip["clip_id"] for clip in made.clips})
         commit(stage_table(out, "measure"), shard, scores.values())
         commit(outcome_table(out, "videos"), shard, made.videos)
         commit(table, shard, made.clips)
-    inherit(out, shard, before, [stage.name for stage in scoring_stages(config)])
+    inherit(out, shard, predecessors, [stage.name for stage in scoring_stages(config)])
     return {"shard": shard}
 
 

@@ -23,8 +23,8 @@ from mimir_ray.records import Clip
 from mimir_ray.storage import Table, join
 
 Facts = dict[str, Any]
-"""A planned shard, the shards that its files were in before, which of its tables are to be made, what of them is to be
-tried again, and what was done."""
+"""A planned shard, its predecessors, which of its tables are to be made, what of them is to be tried again, and what
+was done."""
 
 
 class LatentEncoder:
@@ -100,7 +100,7 @@ def _complete(
     tried, encoded, began_s = 0, 0, time.perf_counter()
     if facts[table.name]:
         planned = PlannedShard.of(facts)
-        shard, before, retry = planned.shard, facts["before"], facts["retry"]
-        tried, encoded = complete(table, shard, before, inputs(planned), encode, retry, upstream)
+        shard, predecessors, retry = planned.shard, facts["predecessors"], facts["retry"]
+        tried, encoded = complete(table, shard, predecessors, inputs(planned), encode, retry, upstream)
     did = {"tried": tried, "encoded": encoded, "busy_s": time.perf_counter() - began_s}
     return facts | {f"{table.name}_{what}": much for what, much in did.items()}

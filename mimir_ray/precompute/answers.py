@@ -44,9 +44,9 @@ def answers_row(caption: CaptionRow, answers: list[list[int]], config: Precomput
     return {**caption, "sampled": sampled, "instructions": answers[config.answers :], "status": "ok", "reason": ""}
 
 
-def stored_answers(table: Table, shard: str, before: Sequence[str], wanted: Iterable[Key]) -> dict[str, Answers]:
-    """What a shard, or those before it, hold of the wanted captions, by the caption's text; only what is ok."""
-    kept = kept_rows(table, shard, before, wanted, lambda row: bool(row["status"] == "ok"))
+def stored_answers(table: Table, shard: str, predecessors: Sequence[str], wanted: Iterable[Key]) -> dict[str, Answers]:
+    """What a shard or its predecessors hold of the wanted captions, by the caption's text; only what is ok."""
+    kept = kept_rows(table, shard, predecessors, wanted, lambda row: bool(row["status"] == "ok"))
     return {row["text"]: _answers(row) for row in kept.values()}
 
 

@@ -70,7 +70,7 @@ def ask(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> 
 class Tell:
     """Takes answered rows one by one, commits a shard of `answers` when it has its last one, and returns its facts.
 
-    A shard is accounted the time since the one before it was whole: engines answer many shards at once, so that only
+    A shard is accounted the time since the last one was whole: engines answer many shards at once, so that only
     the sum says how long it took.
     """
 
@@ -95,13 +95,13 @@ class Tell:
         return facts | {"answers_tried": tried, "answers_encoded": encoded, "answers_busy_s": since}
 
     def _commit(self, facts: Row, told: Mapping[Question, Row]) -> tuple[int, int]:
-        planned, before, retry = PlannedShard.of(facts), facts["before"], facts["retry"]
+        planned, predecessors, retry = PlannedShard.of(facts), facts["predecessors"], facts["retry"]
         wanted = keyed_captions(self._data, planned)
-        stored = _stored(self._table, planned.shard, before, [key for key, _ in wanted], retry)
+        stored = _stored(self._table, planned.shard, predecessors, [key for key, _ in wanted], retry)
         answers: dict[Question, list[int] | str] = {question: _outcome(row) for question, row in told.items()}
         answers |= answered_questions(stored.items(), self._language, self._config)
         rows = partial(self._rows, answers)
-        return complete(self._table, planned.shard, before, wanted, rows, retry, self._upstream)
+        return complete(self._table, planned.shard, predecessors, wanted, rows, retry, self._upstream)
 
     def _rows(self, answers: Mapping[Question, list[int] | str], captions: Sequence[CaptionRow]) -> list[Row]:
         return [self._row(answers, caption) for caption in captions]
@@ -114,19 +114,21 @@ class Tell:
 
 
 def _unanswered(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> list[Question]:
-    """Questions about the captions of a shard that neither it nor those before it answer."""
+    """Questions about the captions of a shard that neither it nor its predecessors answer."""
     table, wanted = Table(join(data, "answers")), keyed_captions(data, PlannedShard.of(facts))
-    shard, before, retry, keys = facts["shard"], facts["before"], facts["retry"], [key for key, _ in wanted]
-    settled = settled_rows(table, shard, before, keys, retry, Table(join(data, "t5_tokens")))
-    known = answered_questions(_stored(table, shard, before, keys, retry).items(), model.language, config)
+    shard, predecessors, retry, keys = facts["shard"], facts["predecessors"], facts["retry"], [key for key, _ in wanted]
+    settled = settled_rows(table, shard, predecessors, keys, retry, Table(join(data, "t5_tokens")))
+    known = answered_questions(_stored(table, shard, predecessors, keys, retry).items(), model.language, config)
     texts = [caption["text"] for key, caption in wanted if key not in settled]
     asked = dict.fromkeys(question for text in texts for question in questions_about(text, model.language, config))
     return [question for question in asked if question not in known]
 
 
-def _stored(table: Table, shard: str, before: Sequence[str], keys: Sequence[Key], retry: Retry) -> dict[str, Answers]:
+def _stored(
+    table: Table, shard: str, predecessors: Sequence[str], keys: Sequence[Key], retry: Retry
+) -> dict[str, Answers]:
     """The answers that are not asked for again."""
-    return {} if retry == "everything" else stored_answers(table, shard, before, keys)
+    return {} if retry == "everything" else stored_answers(table, shard, predecessors, keys)
 
 
 def _outcome(row: Row) -> list[int] | str:

@@ -18,7 +18,7 @@ from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
 from mimir_ray.precompute.summary import PrecomputeSummary
-from mimir_ray.storage import Table, absolute, account, join, predecessors
+from mimir_ray.storage import Table, absolute, account, find_predecessors, join
 from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def precompute(
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
     counts = kept_counts(tables["t5_tokens"], set(shards) - set(pending["t5_tokens"]))
     if todo := [shards[name] for name in sorted(set().union(*pending.values()))]:
-        dataset = plan(data, model, config, todo, pending, _encoded_before(tables, shards), retry, engine)
+        dataset = plan(data, model, config, todo, pending, _find_predecessors(tables, shards), retry, engine)
         for name in filter(pending.get, pending):
             tables[name].reopen()
         for facts in run_shards(dataset, "precompute", len(shards) - len(todo), len(shards), progress):
@@ -114,15 +114,15 @@ def plan(
     config: PrecomputeConfig,
     shards: Sequence[PlannedShard],
     pending: Mapping[str, Sequence[str]],
-    before: Mapping[str, Sequence[str]],
+    predecessors: Mapping[str, Sequence[str]],
     retry: Retry,
     engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine,
 ) -> "ray.data.Dataset":
     """The whole pipeline: shards -> VAE -> T5 -> LLM, each stage one pool of actors that hold one encoder each.
     Where an engine writes the answers, it stands before the LLM.
 
-    ``before`` are the shards that the files of each one may have been in. A stage none of whose shards is pending is
-    left out, with its model. Raises UserError for an engine that is needed and not there.
+    ``predecessors`` are the shards that the files of each one may have been in. A stage none of whose shards is pending
+    is left out, with its model. Raises UserError for an engine that is needed and not there.
     """
     import ray.data
 
@@ -132,7 +132,7 @@ def plan(
     dataset: ray.data.Dataset = ray.data.from_items(  # one row, and one block, a shard: stages overlap shard by shard
         [
             planned.row()
-            | {"before": list(before[planned.shard]), "retry": retry}
+            | {"predecessors": list(predecessors[planned.shard]), "retry": retry}
             | {table: planned.shard in todo[table] for table in pending}
             for planned in shards
         ],
@@ -174,9 +174,9 @@ def _interrupted(data: str, tables: Mapping[str, Table], shards: Sequence[Planne
     return some or (bool(unfinished) and any(survey(data, tables, shards, "nothing").pending.values()))
 
 
-def _encoded_before(tables: Mapping[str, Table], shards: Iterable[str]) -> dict[str, list[str]]:
+def _find_predecessors(tables: Mapping[str, Table], shards: Iterable[str]) -> dict[str, list[str]]:
     """The other shards, for each one, whose rows may be of the same files: one whose files change gets another name.
 
     Such shards are there until nothing is pending any more.
     """
-    return predecessors(shards, {shard for table in tables.values() for shard in table.shards()})
+    return find_predecessors(shards, {shard for table in tables.values() for shard in table.shards()})

@@ -92,7 +92,7 @@ def _look(
 def complete(
     table: Table,
     shard: str,
-    before: Sequence[str],
+    predecessors: Sequence[str],
     wanted: Sequence[tuple[Key, In]],
     encode: Callable[[Sequence[In]], list[Row]],
     retry: Retry,
@@ -102,10 +102,10 @@ def complete(
     last were tried, and how many of them are ok.
 
     Args:
-        before: shards that may hold rows of the same inputs, which were in them before.
+        predecessors: shards that may hold rows of the same inputs.
         upstream: the table that can lack what this one is made of.
     """
-    there = settled_rows(table, shard, before, [key for key, _ in wanted], retry, upstream)
+    there = settled_rows(table, shard, predecessors, [key for key, _ in wanted], retry, upstream)
     fresh = encode([item for key, item in wanted if key not in there])
     left = iter(fresh)
     rows = [there[key] if key in there else next(left) for key, _ in wanted]
@@ -114,24 +114,24 @@ def complete(
 
 
 def settled_rows(
-    table: Table, shard: str, before: Sequence[str], wanted: Sequence[Key], retry: Retry, upstream: Table | None
+    table: Table, shard: str, predecessors: Sequence[str], wanted: Sequence[Key], retry: Retry, upstream: Table | None
 ) -> dict[Key, Row]:
     """The rows of a shard that need no encoding: those that stay, and those that ``upstream`` could not encode."""
     above = "" if upstream is None else upstream.name
-    there = kept_rows(table, shard, before, wanted, lambda row: stays(row, retry) and not _is_carried(row, above))
+    there = kept_rows(table, shard, predecessors, wanted, lambda row: stays(row, retry) and not _is_carried(row, above))
     if upstream is not None:
         there |= carried_rows(upstream, shard, table.name, [key for key in wanted if key not in there])
     return there
 
 
 def kept_rows(
-    table: Table, shard: str, before: Sequence[str], wanted: Iterable[Key], keep: Callable[[Row], bool]
+    table: Table, shard: str, predecessors: Sequence[str], wanted: Iterable[Key], keep: Callable[[Row], bool]
 ) -> dict[Key, Row]:
-    """The wanted rows of a shard or, where it lacks them, of those ``before`` it, that ``keep`` is for by their status
+    """The wanted rows of a shard or, where it lacks them, of its ``predecessors``, that ``keep`` is for by their status
     and reason."""
     kept: dict[Key, Row] = {}
     missing = set(wanted)
-    for holder in (shard, *before):
+    for holder in (shard, *predecessors):
         if missing and table.has(holder):
             kept |= _rows_of(table, holder, missing, keep)
             missing -= kept.keys()

@@ -12,7 +12,7 @@ What is pending is what is not there, so a stage that was killed continues with 
 from mimir_ray.storage.accounts import Account, account, render_accounts
 from mimir_ray.storage.ahead import READERS, ahead
 from mimir_ray.storage.archives import Member, member_of, members
-from mimir_ray.storage.buckets import bucket_of, predecessors, shard_name
+from mimir_ray.storage.buckets import bucket_of, find_predecessors, shard_name
 from mimir_ray.storage.files import (
     LatestCopy,
     absolute,
@@ -53,6 +53,7 @@ __all__ = [
     "exists",
     "file_id",
     "filesystem",
+    "find_predecessors",
     "join",
     "list_files",
     "local_copy",
@@ -60,7 +61,6 @@ __all__ = [
     "member_of",
     "members",
     "parent",
-    "predecessors",
     "read_bytes",
     "read_json",
     "render_accounts",

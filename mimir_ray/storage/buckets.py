@@ -18,7 +18,7 @@ def bucket_of(shard: str) -> int | None:
     return int(named[1]) if named else None
 
 
-def predecessors(shards: Iterable[str], committed: Iterable[str]) -> dict[str, list[str]]:
+def find_predecessors(shards: Iterable[str], committed: Iterable[str]) -> dict[str, list[str]]:
     """The committed shards, for each of all `shards`, that may hold rows of the same files, and some that do not.
 
     A file's bucket is a number modulo a power of two, which grows with the corpus. So the files of two shards can be

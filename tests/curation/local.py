@@ -37,7 +37,7 @@ class LocalPipeline:
     """Stands in for `pipeline`: what is done to its shards, one after another."""
 
     shards: dict[str, list[SourceFile]]
-    before: dict[str, list[str]]
+    predecessors: dict[str, list[str]]
     out: str
     config: CurationConfig
     engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine
@@ -47,7 +47,7 @@ class LocalPipeline:
         rules, stages = Rules.of(self.config), scoring_stages(self.config)
         names = [stage.name for stage in stages]
         for shard, files in self.shards.items():
-            row = {"shard": shard, "files": pickle.dumps(files), "before": self.before[shard]}
+            row = {"shard": shard, "files": pickle.dumps(files), "predecessors": self.predecessors[shard]}
             split(row, self.out, self.config)
             for place, stage in enumerate(stages):
                 score({"shard": shard}, self.out, stage, names[:place], rules, stage.load())

@@ -46,15 +46,15 @@ Wanted = list[tuple[float, float]]
 class LocalExport:
     """Stands in for the pipeline of an export: its shards one after another in this process."""
 
-    before: Mapping[str, Sequence[str]]
+    predecessors: Mapping[str, Sequence[str]]
     out: str
     folder: str
     config: CurationConfig
 
     def iter_rows(self) -> Iterator[Row]:
         """Do it; a row a shard."""
-        for shard, before in self.before.items():
-            yield export_shard({"shard": shard, "before": before}, self.out, self.folder, self.config)
+        for shard, predecessors in self.predecessors.items():
+            yield export_shard({"shard": shard, "predecessors": predecessors}, self.out, self.folder, self.config)
 
 
 @pytest.fixture

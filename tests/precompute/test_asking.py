@@ -92,7 +92,7 @@ def _about(text: str, instructions: Sequence[str]) -> list[str]:
 
 def answered_here(data: Path, model: ModelConfig, config: Any, shard: str) -> list[dict[str, Any]]:
     """Both steps of a shard in this process; returns the rows that the engine was to answer."""
-    facts = alone(shard).row() | {"before": [], "retry": "passing", "answers": True, "llm_tokens": True}
+    facts = alone(shard).row() | {"predecessors": [], "retry": "passing", "answers": True, "llm_tokens": True}
     asked = list(ask(facts, str(data), model, config))
     tell = Tell(str(data), model, config)
     told = [tell(written(row, str(model.llm))) for row in asked]
@@ -164,7 +164,7 @@ def test_shards_of_other_names_ask_nothing_about_captions_that_were_answered(
     regroup(data, tables, {"00000-kept": [2], "00001-old": [0, 1]})
     regroup(data, ["clips", "captions"], {"00000-kept": [2], "00001-new": [0, 1]})
     added = {"00000-kept": "a yellow square waits", "00001-new": "a green circle waits"}
-    for shard, text in added.items():  # one has a shard before it, the other none
+    for shard, text in added.items():  # one has a predecessor, the other none
         texts = Table(str(data / "captions")).read(shard).to_pylist()
         texts[4]["text"] = text
         commit(data, "captions", shard, texts)
@@ -282,7 +282,7 @@ def test_instructions_without_the_prompt_are_asked_once_a_shard(
     given = rows_of(data, "llm_tokens")
     Table(str(data / "llm_tokens")).drop(["shard-1"])
     LLMEncoder(str(data), everyone, CONFIG)(
-        alone("shard-1").row() | {"before": [], "retry": "passing", "llm_tokens": True}
+        alone("shard-1").row() | {"predecessors": [], "retry": "passing", "llm_tokens": True}
     )
     assert given == rows_of(data, "llm_tokens")
 
@@ -290,7 +290,7 @@ def test_instructions_without_the_prompt_are_asked_once_a_shard(
 def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path, "answers")
     for row in ask(
-        alone("shard-2").row() | {"before": [], "retry": "passing", "answers": True}, str(data), model, TO_VLLM
+        alone("shard-2").row() | {"predecessors": [], "retry": "passing", "answers": True}, str(data), model, TO_VLLM
     ):
         taken = to_ray(row)
         if row["error"]:
@@ -300,7 +300,7 @@ def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_
         assert taken["carried"]["facts"]["shard"] == "shard-2"
     short = override(TO_VLLM, ["vllm.max_model_len=10"])
     rows = list(
-        ask(alone("shard-1").row() | {"before": [], "retry": "passing", "answers": True}, str(data), model, short)
+        ask(alone("shard-1").row() | {"predecessors": [], "retry": "passing", "answers": True}, str(data), model, short)
     )
     assert all("context of 10 tokens" in row["error"] for row in rows)
 
@@ -309,7 +309,7 @@ def test_an_answer_without_a_token_is_none(asked: Path, model: ModelConfig, tmp_
     data = copy_of(asked, tmp_path, "answers")
     tell = Tell(str(data), model, TO_VLLM)
     for row in ask(
-        alone("shard-1").row() | {"before": [], "retry": "passing", "answers": True}, str(data), model, TO_VLLM
+        alone("shard-1").row() | {"predecessors": [], "retry": "passing", "answers": True}, str(data), model, TO_VLLM
     ):
         tell(row | {"tokens": [], "error": ""})
     assert {row["reason"] for row in rows_of(data, "answers")} == {"the engine wrote nothing, not even an end token"}

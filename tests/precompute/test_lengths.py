@@ -110,7 +110,7 @@ def test_an_actor_counts_the_shards_that_it_completes(model: ModelConfig, tmp_pa
     encoder, limit = T5Encoder(str(data), model, CONFIG), text_length(model)
     counts = {}
     for shard in ("shard-0", "shard-1"):
-        facts = alone(shard).row() | {"before": [], "retry": "passing"}
+        facts = alone(shard).row() | {"predecessors": [], "retry": "passing"}
         assert not encoder(facts | {"t5_tokens": False})["truncated_captions"]
         found = encoder(facts | {"t5_tokens": True})["truncated_captions"]
         counts[shard] = TruncatedCaptions.model_validate_json(found)

@@ -65,7 +65,7 @@ def encoded_here(data: Path, model: ModelConfig) -> dict[str, list[str]]:
 
         setattr(encoder.branch, method, counted)
         for shard in pending[name]:
-            encoder(alone(shard).row() | {"before": [], "retry": "passing", name: True})
+            encoder(alone(shard).row() | {"predecessors": [], "retry": "passing", name: True})
     return seen
 
 

@@ -14,7 +14,7 @@ from mimir_ray.precompute import encode_in_memory, precompute
 from mimir_ray.precompute.estimate import estimate
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
 from mimir_ray.precompute.shard_plan import PlannedShard, enough_shards, part_borders, plan_shards
-from mimir_ray.storage import Table, content_id, predecessors, shard_name
+from mimir_ray.storage import Table, content_id, find_predecessors, shard_name
 from tests.precompute.world import (
     CONFIG,
     OK,
@@ -97,7 +97,7 @@ def test_a_shard_that_is_cut_anew_finds_those_that_held_its_clips(buckets: list[
     }
     for before, after in itertools.permutations(plan, 2):
         old, new = members[before], members[after]
-        found = predecessors(new, old)
+        found = find_predecessors(new, old)
         for shard, clips in new.items():
             assert clips <= set().union(*(old.get(holder, set()) for holder in (shard, *found[shard])))
 
@@ -155,7 +155,7 @@ def test_parts_of_films_that_are_judged_anew_find_those_that_held_their_clips(
                 planned.shard: set(clips_in(tmp_path, planned)) for planned in plan_shards(str(tmp_path), size)
             }
     for before, after in itertools.permutations(states.values(), 2):
-        found = predecessors(after, before)
+        found = find_predecessors(after, before)
         known = set().union(*before.values())
         for shard, clips in after.items():
             assert clips & known <= set().union(*(before.get(holder, set()) for holder in (shard, *found[shard])))
@@ -181,7 +181,7 @@ def test_borders_ascend_and_no_part_is_empty(clips: int, parts: int) -> None:
 
 def test_a_cut_survives_as_a_row() -> None:
     planned = PlannedShard("00001-x", ("00001-a", "00003-b"), 1, 4)
-    assert PlannedShard.of(planned.row() | {"before": [], "latents": True}) == planned
+    assert PlannedShard.of(planned.row() | {"predecessors": [], "latents": True}) == planned
 
 
 def test_shards_are_a_power_of_two() -> None:

@@ -123,7 +123,7 @@ def encode_here(data: Path, model: ModelConfig, config: PrecomputeConfig) -> Non
         table = encoder.table
         table.begin(keys[table.name])
         for planned in shards:
-            encoder(planned.row() | {"before": [], "retry": "passing", table.name: True})
+            encoder(planned.row() | {"predecessors": [], "retry": "passing", table.name: True})
         table.finish(len(rows_of(data, table.name)))
 
 
@@ -145,7 +145,7 @@ class LocalPlan:
     config: PrecomputeConfig
     shards: Sequence[PlannedShard]
     pending: Mapping[str, Sequence[str]]
-    before: Mapping[str, Sequence[str]]
+    predecessors: Mapping[str, Sequence[str]]
     retry: Retry
     engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine
 
@@ -154,7 +154,7 @@ class LocalPlan:
         classes = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
         encoders = [classes[name](self.data, self.model, self.config) for name, names in self.pending.items() if names]
         for planned in self.shards:
-            row = planned.row() | {"before": list(self.before[planned.shard]), "retry": self.retry}
+            row = planned.row() | {"predecessors": list(self.predecessors[planned.shard]), "retry": self.retry}
             row |= {name: planned.shard in names for name, names in self.pending.items()}
             for encoder in encoders:
                 row = encoder(row)

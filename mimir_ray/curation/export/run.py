@@ -17,7 +17,7 @@ from mimir_ray.curation.export.folder import CAPTIONS_FILE, exports_table, remov
 from mimir_ray.curation.export.shard import export_shard, unfinished
 from mimir_ray.curation.tables import outcome_table
 from mimir_ray.dataflow import Row, map_tasks, run_shards
-from mimir_ray.storage import Table, absolute, ahead, exists, join, predecessors, upload
+from mimir_ray.storage import Table, absolute, ahead, exists, find_predecessors, join, upload
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -66,12 +66,12 @@ def export_clips(
     clips, folder = outcome_table(out, "clips"), absolute(folder)
     key = ExportKey(data="" if lies_in(folder, out) else absolute(out), export=config.export)
     exports, shards = _opened(folder, key, overwrite), clips.shards()
-    before = predecessors(shards, exports.shards())
+    predecessors = find_predecessors(shards, exports.shards())
     to_do = ahead(partial(unfinished, out=out, folder=folder), shards)
     pending = [shard for shard, is_pending in zip(shards, to_do, strict=True) if is_pending]
     if pending:
         exports.reopen()
-        dataset = pipeline({shard: before[shard] for shard in pending}, out, folder, config)
+        dataset = pipeline({shard: predecessors[shard] for shard in pending}, out, folder, config)
         for _ in run_shards(dataset, "export", len(shards) - len(pending), len(shards), progress):
             pass  # what was written is in the table
     if lost := exports.pending(shards):
@@ -79,7 +79,7 @@ def export_clips(
             f"{len(lost)} of {len(shards)} shards were not exported: their workers died (out of memory, a lost node) "
             f"or could not write to {folder}, and Ray's log says which; run again to retry"
         )
-    _drop_gone(folder, exports, before)
+    _drop_gone(folder, exports, predecessors)
     _write_captions(out, folder, shards)
     exports.finish(clips.count(["status"])[("ok",)])
     counts = exports.count(["made", "reason"])
@@ -87,11 +87,11 @@ def export_clips(
     return ExportSummary(folder=folder, copied=counts["copied", ""], encoded=counts["encoded", ""], failed=failed)
 
 
-def pipeline(before: Mapping[str, Sequence[str]], out: str, folder: str, config: CurationConfig) -> "Dataset":
-    """A row a shard, each with the ones `before` it that its clips may have been exported from, through one task."""
+def pipeline(predecessors: Mapping[str, Sequence[str]], out: str, folder: str, config: CurationConfig) -> "Dataset":
+    """A row a shard, each with the `predecessors` that its clips may have been exported from, through one task."""
     import ray.data
 
-    rows: list[Row] = [{"shard": shard, "before": list(others)} for shard, others in before.items()]
+    rows: list[Row] = [{"shard": shard, "predecessors": list(others)} for shard, others in predecessors.items()]
     dataset: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     work = partial(export_shard, out=out, folder=folder, config=config)
     dataset = map_tasks(dataset, "export", work, num_cpus=config.cpus_per_task, max_retries=config.max_retries)
@@ -115,10 +115,10 @@ def _opened(folder: str, key: ExportKey, overwrite: bool) -> Table:
     return exports
 
 
-def _drop_gone(folder: str, exports: Table, before: Mapping[str, Sequence[str]]) -> None:
+def _drop_gone(folder: str, exports: Table, predecessors: Mapping[str, Sequence[str]]) -> None:
     """Remove the shards that others have taken the place of, and those of their files that no clip has any more."""
-    gone = {shard: _files(exports, shard) for shard in sorted(set(exports.shards()) - set(before))}
-    for heir, others in before.items():
+    gone = {shard: _files(exports, shard) for shard in sorted(set(exports.shards()) - set(predecessors))}
+    for heir, others in predecessors.items():
         if left := [files for shard in others if (files := gone.get(shard))]:
             inherited = _files(exports, heir)
             for files in left:

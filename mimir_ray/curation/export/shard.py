@@ -38,12 +38,12 @@ def unfinished(shard: str, out: str, folder: str) -> bool:
 def export_shard(row: Row, out: str, folder: str, config: CurationConfig) -> Row:
     """Write the files of a shard that are not there; safe to repeat.
 
-    What the shards `before` it have written of its clips counts as its own.
+    What its `predecessors` have written of its clips counts as its own.
     """
     shard, exports = row["shard"], exports_table(folder)
     clips, own = _kept(out, shard), _known(exports, [shard])
     remove(folder, {known["file"] for known in own} - {clip["file"] for clip in clips})
-    made = {known["file"]: known for known in (*_known(exports, row["before"]), *own) if known["status"] == "ok"}
+    made = {known["file"]: known for known in (*_known(exports, row["predecessors"]), *own) if known["status"] == "ok"}
     whole = there(folder, [clip["file"] for clip in clips if clip["file"] in made])
     rows = {clip["file"]: made[clip["file"]] if clip["file"] in whole else _failed(clip, _UNWRITTEN) for clip in clips}
     saved_s = _save(exports, shard, rows)
