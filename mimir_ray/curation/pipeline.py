@@ -125,7 +125,7 @@ def pipeline(
     dataset = map_tasks(dataset, "split", partial(split, out=out, config=config), **cpu)  # files -> clips; 1 shard -> 1
     for place, stage in enumerate(stages):  # clips -> scores
         common: Any = {"out": out, "stage": stage, "before": names[:place], "rules": rules}
-        if not stage.dear:
+        if not stage.costly:
             dataset = map_tasks(dataset, stage.name, load_score(**common), **cpu)
         elif _scored(shards, common):
             continue

@@ -47,7 +47,7 @@ class ScoringStage:
     """The engine that answers it, in place of actors."""
 
     @property
-    def dear(self) -> bool:
+    def costly(self) -> bool:
         """Whether it has a model, and so passes over clips that fall short of a rule by their scores so far."""
         return self.pool is not None or self.asked is not None
 
@@ -126,7 +126,7 @@ def unscored(shard: str, out: str, stage: ScoringStage, before: Sequence[str], r
     table = stage_table(out, stage.name)
     there = set(table.read(shard, ["clip_id"])["clip_id"].to_pylist()) if table.has(shard) else set()
     clips = [clip for clip in known_clips(out, shard, before) if clip["clip_id"] not in there]
-    return [clip for clip in clips if clip["status"] == "ok" and not (stage.dear and shortfalls(clip, rules))]
+    return [clip for clip in clips if clip["status"] == "ok" and not (stage.costly and shortfalls(clip, rules))]
 
 
 def score(row: Row, out: str, stage: ScoringStage, before: Sequence[str], rules: Rules, scorer: Scorer) -> Row:

@@ -189,8 +189,8 @@ def _alternatives(config: TrainingConfig, slots: int) -> Iterator[tuple[dict[str
 
     def cost(choice: tuple[int, ...]) -> tuple[Any, ...]:
         changed = [_CHANGES[place] for place, index in enumerate(choice) if index]
-        dear = [name for name in ("train", "offload") if name in changed]
-        return dear, len(changed), [_CHANGES.index(name) for name in changed], choice
+        costly = [name for name in ("train", "offload") if name in changed]
+        return costly, len(changed), [_CHANGES.index(name) for name in changed], choice
 
     for choice in sorted(product(*(range(len(values[name])) for name in _CHANGES)), key=cost)[1:]:
         chosen = {name: values[name][index] for name, index in zip(_CHANGES, choice, strict=True)}
