@@ -158,7 +158,7 @@ def through_engine(
     name: str,
     engine: Callable[["Dataset"], "Dataset"],
     ask: Callable[[Row], Iterable[Row]],
-    tell: Callable[[], Callable[[Row], Row | None]],
+    collector: Callable[[], Callable[[Row], Row | None]],
     *,
     num_cpus: float,
     max_retries: int,
@@ -172,9 +172,9 @@ def through_engine(
 
     Args:
         ask: makes one or more rows of the engine's kind of a shard's row, in a task, with the shard's name in `shard`;
-            the same ones each time until `tell` has returned the shard.
-        tell: makes, once and in the only actor that there is, what takes the engine's rows one by one and returns a
-            shard's row when it has seen all that were made of it, until then None.
+            the same ones each time until what `collector` makes has returned the shard.
+        collector: makes, once and in the only actor that there is, what takes the engine's rows one by one and returns
+            a shard's row when it has seen all that were made of it, until then None.
     """
     import ray.data
 
@@ -196,8 +196,8 @@ def through_engine(
         warnings.simplefilter("ignore", DeprecationWarning)
         options: Any = {"num_cpus": num_cpus, "max_retries": max_retries}
         return engine(dataset.flat_map(asked, **options)).flat_map(
-            type(f"{name}_tell", (_Told,), {}),
-            fn_constructor_args=(tell,),
+            type(f"{name}_collect", (_Collecting,), {}),
+            fn_constructor_args=(collector,),
             compute=one,
             num_cpus=0,  # it waits, most of the time, and must not keep a small machine's last CPU from the engine
             max_restarts=3,
@@ -205,11 +205,11 @@ def through_engine(
         )
 
 
-class _Told:
-    """What `tell` makes, past which refusals go. It sees no more of a shard that it has returned."""
+class _Collecting:
+    """What `collector` makes, past which refusals go. It sees no more of a shard that it has returned."""
 
-    def __init__(self, tell: Callable[[], Callable[[Row], Row | None]]) -> None:
-        self._tell = tell()
+    def __init__(self, collector: Callable[[], Callable[[Row], Row | None]]) -> None:
+        self._collect = collector()
         self._shards: set[str] = set()
 
     def __call__(self, row: Row) -> list[Row]:
@@ -218,13 +218,13 @@ class _Told:
         if row["shard"] in self._shards:  # a row that comes twice
             return []
         try:
-            told = self._tell(row)
+            collected = self._collect(row)
         except UserError as error:
             return [row | {_REFUSAL: str(error)}]
-        if told is None:
+        if collected is None:
             return []
-        self._shards.add(told["shard"])
-        return [told]
+        self._shards.add(collected["shard"])
+        return [collected]
 
 
 def _attempt(work: Work, row: Row) -> Row:

@@ -33,7 +33,7 @@ def asking(shard: Row, marks: str) -> Iterator[Row]:
         yield {"shard": shard["shard"], "index": index, "payload": PAYLOAD, "error": ""}
 
 
-class Telling:
+class Collector:
     """Returns a shard when it has seen all of its rows."""
 
     def __init__(self, marks: str) -> None:
@@ -71,9 +71,10 @@ def test_a_shard_loses_no_row_to_an_engine_and_comes_back_once(ray_session: None
     names = ["a", "b", "c"]
     shards = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=len(names))
     engine, ask = passing if died else repeating, partial(asking, marks=str(tmp_path))
-    told = through_engine(shards, "test", engine, ask, partial(Telling, str(tmp_path)), num_cpus=0.5, max_retries=2)
-    told.context.target_max_block_size = 2**20  # so that rows leave a task before it ends
-    rows = list(run(told))
+    collector = partial(Collector, str(tmp_path))
+    collected = through_engine(shards, "test", engine, ask, collector, num_cpus=0.5, max_retries=2)
+    collected.context.target_max_block_size = 2**20  # so that rows leave a task before it ends
+    rows = list(run(collected))
     assert (tmp_path / "died").exists()
     assert sorted((row["shard"], row["seen"]) for row in rows) == [(name, list(range(ROWS))) for name in names]
 

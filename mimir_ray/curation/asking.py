@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def ask(row: Row, out: str, stage: ScoringStage, before: Sequence[str], rules: Rules) -> Iterator[Row]:
     """The unscored clips of a shard as rows of `mimir_ray.vllm`; a shard without any is a row that passes by.
 
-    The same rows whenever it runs, until `Tell` commits the shard.
+    The same rows whenever it runs, until `ScoreCollector` commits the shard.
     """
     shard, table = row["shard"], stage_table(out, stage.name)
     clips = unscored(shard, out, stage, before, rules)
@@ -44,7 +44,7 @@ def ask(row: Row, out: str, stage: ScoringStage, before: Sequence[str], rules: R
         yield common | {"clip_id": clip["clip_id"]} | asked
 
 
-class Tell:
+class ScoreCollector:
     """Takes answered rows one by one, and commits the scores of a shard and returns it with the last of its clips.
 
     A clip is accounted the time since the answer before its own: engines answer many clips at once, so that only the

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from mimir_ray.config import Config, fingerprint
-from mimir_ray.curation.asking import Tell, ask
+from mimir_ray.curation.asking import ScoreCollector, ask
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.heirs import known_predecessors
 from mimir_ray.curation.models.config import require_models
@@ -132,8 +132,8 @@ def pipeline(
         elif stage.pool:
             dataset = map_actors(dataset, stage.name, partial(load_score, **common), **stage.pool.reserved)
         elif stage.asked:  # 1 shard -> its clips -> 1 shard
-            asking, telling = partial(ask, **common), partial(Tell, out, stage)
-            dataset = through_engine(dataset, stage.name, engine(stage.asked.engine), asking, telling, **cpu)
+            asking, collector = partial(ask, **common), partial(ScoreCollector, out, stage)
+            dataset = through_engine(dataset, stage.name, engine(stage.asked.engine), asking, collector, **cpu)
     verdicts = partial(judge, out=out, stages=names, rules=rules)
     dataset = map_tasks(dataset, "judge", verdicts, **cpu)  # scores -> verdicts
     dataset.context.max_errored_blocks = -1  # a lost shard stays pending and is reported when all others are committed

@@ -67,7 +67,7 @@ def ask(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> 
         yield common | {"asked": text, "seed": seed, "prompt": prompt, "sampling": drawn, "error": error}
 
 
-class Tell:
+class AnswerCollector:
     """Takes answered rows one by one, commits a shard of `answers` when it has its last one, and returns its facts.
 
     A shard is accounted the time since the last one was whole: engines answer many shards at once, so that only
@@ -77,28 +77,28 @@ class Tell:
     def __init__(self, data: str, model: ModelConfig, config: PrecomputeConfig) -> None:
         self._data, self._language, self._config = data, model.language, config
         self._table, self._upstream = Table(join(data, "answers")), Table(join(data, "t5_tokens"))
-        self._told: dict[str, dict[Question, Row]] = {}
+        self._answered: dict[str, dict[Question, Row]] = {}
         self._last_s = time.perf_counter()
 
     def __call__(self, row: Row) -> Row | None:
         """Take one row."""
         facts: Row = row["facts"]
         count, shard = row["questions"], row["shard"]
-        told = self._told.setdefault(shard, {})
+        answered = self._answered.setdefault(shard, {})
         if count:
-            told[Question(row["asked"], row["seed"])] = row
-        if len(told) < count:
+            answered[Question(row["asked"], row["seed"])] = row
+        if len(answered) < count:
             return None
-        del self._told[shard]
-        tried, encoded = self._commit(facts, told) if facts["answers"] else (0, 0)
+        del self._answered[shard]
+        tried, encoded = self._commit(facts, answered) if facts["answers"] else (0, 0)
         since, self._last_s = time.perf_counter() - self._last_s, time.perf_counter()
         return facts | {"answers_tried": tried, "answers_encoded": encoded, "answers_busy_s": since}
 
-    def _commit(self, facts: Row, told: Mapping[Question, Row]) -> tuple[int, int]:
+    def _commit(self, facts: Row, answered: Mapping[Question, Row]) -> tuple[int, int]:
         planned, predecessors, retry = PlannedShard.of(facts), facts["predecessors"], facts["retry"]
         wanted = keyed_captions(self._data, planned)
         stored = _stored(self._table, planned.shard, predecessors, [key for key, _ in wanted], retry)
-        answers: dict[Question, list[int] | str] = {question: _outcome(row) for question, row in told.items()}
+        answers: dict[Question, list[int] | str] = {question: _outcome(row) for question, row in answered.items()}
         answers |= answered_questions(stored.items(), self._language, self._config)
         rows = partial(self._rows, answers)
         return complete(self._table, planned.shard, predecessors, wanted, rows, retry, self._upstream)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run_shards, through_engine
 from mimir_ray.model.config import ModelConfig
-from mimir_ray.precompute.asking import Tell, ask, engine_config
+from mimir_ray.precompute.asking import AnswerCollector, ask, engine_config
 from mimir_ray.precompute.components import check_model, load_t5_tokenizer, text_length
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.keys import table_keys
@@ -143,9 +143,10 @@ def plan(
         if not todo[table]:
             continue
         if table == "answers":  # 1 shard -> its questions -> 1 shard
-            asking, telling = partial(ask, data=data, model=model, config=config), partial(Tell, data, model, config)
+            asking = partial(ask, data=data, model=model, config=config)
+            collector = partial(AnswerCollector, data, model, config)
             made = engine(engine_config(model, config))
-            dataset = through_engine(dataset, table, made, asking, telling, num_cpus=_ASK_CPUS, max_retries=3)
+            dataset = through_engine(dataset, table, made, asking, collector, num_cpus=_ASK_CPUS, max_retries=3)
         else:
             load = partial(encoders[table], data, model, config)
             dataset = map_actors(dataset, encoders[table].__name__, load, **getattr(config, table).reserved)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, curate
-from mimir_ray.curation.asking import Tell
+from mimir_ray.curation.asking import ScoreCollector
 from mimir_ray.curation.models.questions import load_question, word_log_p
 from mimir_ray.curation.models.scorers import seed_of
 from mimir_ray.curation.models.vlm import word_ids
@@ -196,17 +196,17 @@ def test_a_shard_is_committed_when_it_is_whole_and_an_answer_that_comes_twice_is
     config: CurationConfig, tmp_path: Path
 ) -> None:
     (stage,) = [stage for stage in scoring_stages(config) if stage.name == "recaption"]
-    tell, table = Tell(str(tmp_path), stage), stage_table(str(tmp_path), "recaption")
+    collect, table = ScoreCollector(str(tmp_path), stage), stage_table(str(tmp_path), "recaption")
     row = {"shard": "one", "clips": 2, "failed": "", "error": "", "text": CAPTION, "tokens": [1, 2]}
-    assert [tell(row | {"clip_id": clip_id}) for clip_id in "aa"] == [None, None]
+    assert [collect(row | {"clip_id": clip_id}) for clip_id in "aa"] == [None, None]
     assert not table.has("one"), "what is asked of a shard is the same until it is whole"
-    assert tell(row | {"clip_id": "b"}) == {"shard": "one"}
+    assert collect(row | {"clip_id": "b"}) == {"shard": "one"}
     assert set(stage_rows(tmp_path, "recaption")) == {"a", "b"}
     late = row | {"clip_id": "a", "failed": "ValueError", "error": "no answer the second time"}
-    assert tell(late) == {"shard": "one"}
+    assert collect(late) == {"shard": "one"}
     assert {row["status"] for row in stage_rows(tmp_path, "recaption").values()} == {"ok"}
     nothing = {"shard": "two", "clips": 0, "failed": "", "clip_id": "", "error": "nothing to ask"}
-    assert tell(nothing) == {"shard": "two"}
+    assert collect(nothing) == {"shard": "two"}
     assert table.has("two")
 
 

@@ -20,7 +20,7 @@ from mimir_ray.model.questions import query_ids
 from mimir_ray.model.text_branches import choose_tokens
 from mimir_ray.precompute import encode_in_memory, precompute
 from mimir_ray.precompute.actors import LLMEncoder
-from mimir_ray.precompute.asking import Tell, ask
+from mimir_ray.precompute.asking import AnswerCollector, ask
 from mimir_ray.precompute.components import load_llm, load_llm_reader
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.storage import Table
@@ -94,11 +94,11 @@ def answered_here(data: Path, model: ModelConfig, config: Any, shard: str) -> li
     """Both steps of a shard in this process; returns the rows that the engine was to answer."""
     facts = alone(shard).row() | {"predecessors": [], "retry": "passing", "answers": True, "llm_tokens": True}
     asked = list(ask(facts, str(data), model, config))
-    tell = Tell(str(data), model, config)
-    told = [tell(written(row, str(model.llm))) for row in asked]
-    assert told[:-1] == [None] * (len(told) - 1)
-    assert told[-1] is not None
-    LLMEncoder(str(data), model, config)(told[-1])
+    collect = AnswerCollector(str(data), model, config)
+    collected = [collect(written(row, str(model.llm))) for row in asked]
+    assert collected[:-1] == [None] * (len(collected) - 1)
+    assert collected[-1] is not None
+    LLMEncoder(str(data), model, config)(collected[-1])
     return [row for row in asked if not row["error"]]
 
 
@@ -307,11 +307,11 @@ def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_
 
 def test_an_answer_without_a_token_is_none(asked: Path, model: ModelConfig, tmp_path: Path) -> None:
     data = copy_of(asked, tmp_path, "answers")
-    tell = Tell(str(data), model, TO_VLLM)
+    collect = AnswerCollector(str(data), model, TO_VLLM)
     for row in ask(
         alone("shard-1").row() | {"predecessors": [], "retry": "passing", "answers": True}, str(data), model, TO_VLLM
     ):
-        tell(row | {"tokens": [], "error": ""})
+        collect(row | {"tokens": [], "error": ""})
     assert {row["reason"] for row in rows_of(data, "answers")} == {"the engine wrote nothing, not even an end token"}
 
 
