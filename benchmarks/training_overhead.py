@@ -106,7 +106,7 @@ def compare(settings: dict[str, Any]) -> dict[str, Any]:
     from mimir_ray.training.engine import Engine, learning_rate_at
     from mimir_ray.training.loop import run_steps
     from mimir_ray.training.module import load_start
-    from mimir_ray.training.state.pieces import Progress
+    from mimir_ray.training.state.pieces import TrainingProgress
 
     torch.set_num_threads(1)
     root, config = settings["root"], settings["config"]
@@ -140,7 +140,7 @@ def compare(settings: dict[str, Any]) -> dict[str, Any]:
             engine,
             ours_batches,
             part,
-            Progress(done, done),
+            TrainingProgress(done, done),
             record=lambda row: losses["ours"].append(row["loss"]),
             checkpoint=lambda row: None,
         )

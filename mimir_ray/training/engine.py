@@ -18,7 +18,7 @@ from mimir_ray.training.average import AVERAGE, AveragingAdamW, decay_at
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.data.batches import Batch, Share
 from mimir_ray.training.module import TrainingModule
-from mimir_ray.training.state.pieces import WEIGHT, Piece, Progress, key, read_progress, read_state, write_state
+from mimir_ray.training.state.pieces import WEIGHT, Piece, TrainingProgress, key, read_progress, read_state, write_state
 from mimir_ray.training.state.sharding import owned, owned_gradients, publish
 
 _NO_LIMIT = 10**9
@@ -115,9 +115,9 @@ class Engine:
 
     def save(self, directory: Path, step: int) -> None:
         """Write what this rank owns of the state after ``step`` steps. Every rank must call it."""
-        write_state(directory, self._pieces(), Progress(step, self._updates))
+        write_state(directory, self._pieces(), TrainingProgress(step, self._updates))
 
-    def load(self, directory: Path) -> Progress:
+    def load(self, directory: Path) -> TrainingProgress:
         """Continue from what ``save`` wrote, whatever the number of workers and the ZeRO stage were then.
 
         Every rank must call it, with the files of all ranks together. Raises UserError for another module's state.

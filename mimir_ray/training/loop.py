@@ -14,7 +14,7 @@ from mimir_ray.training.data.batches import Batch, Batches
 from mimir_ray.training.engine import Engine, StepResult, learning_rate_at
 from mimir_ray.training.reporting.metrics import MetricsRow
 from mimir_ray.training.reporting.telemetry import loss_by_timestep, peak_memory_gib, peak_tflops
-from mimir_ray.training.state.pieces import Progress
+from mimir_ray.training.state.pieces import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def run_steps(
     engine: Engine,
     batches: Batches,
     config: TrainingConfig,
-    start: Progress,
+    start: TrainingProgress,
     *,
     record: Callable[[MetricsRow], None],
     checkpoint: Callable[[MetricsRow], None],

@@ -22,7 +22,7 @@ from mimir_ray.training.job import Job
 from mimir_ray.training.loop import NonFiniteError, run_steps
 from mimir_ray.training.module import Start, load_start
 from mimir_ray.training.reporting.metrics import MetricsFile, MetricsRow
-from mimir_ray.training.state.pieces import Progress
+from mimir_ray.training.state.pieces import TrainingProgress
 from mimir_ray.training.state.run import METRICS, checkpoint_name
 
 logger = logging.getLogger(__name__)
@@ -122,11 +122,11 @@ def _together(work: Callable[[], T]) -> T:
     return cast(T, value)
 
 
-def _resume(engine: Engine) -> Progress:
+def _resume(engine: Engine) -> TrainingProgress:
     """Load the last reported checkpoint, if there is one."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return Progress(0, 0)
+        return TrainingProgress(0, 0)
     with checkpoint.as_directory() as directory:
         done = engine.load(Path(directory))
         dist.barrier()  # the directory may be one download that the workers of a node share

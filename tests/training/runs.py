@@ -20,7 +20,7 @@ from mimir_ray.training.data.samples import open_data
 from mimir_ray.training.engine import Engine, learning_rate_at
 from mimir_ray.training.loop import NonFiniteError, run_steps
 from mimir_ray.training.module import load_start
-from mimir_ray.training.state.pieces import Progress, read_weights
+from mimir_ray.training.state.pieces import TrainingProgress, read_weights
 
 WORLD = 2
 STEPS = 48
@@ -157,7 +157,7 @@ def sharded(
     other = made if source is None else made.model_copy(update={"seed": made.seed + 1})
     module = load_start(world.model, other).module
     engine = Engine(module, other, torch.device("cpu"))
-    progress = Progress(0, 0) if source is None else engine.load(source)
+    progress = TrainingProgress(0, 0) if source is None else engine.load(source)
     assert progress.step == first
     rows: list[dict[str, Any]] = []
 
@@ -216,7 +216,7 @@ def refused(world: World) -> str:
             start_engine(world, made),
             batches,
             made,
-            Progress(0, 0),
+            TrainingProgress(0, 0),
             record=lambda row: None,
             checkpoint=lambda row: None,
         )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mimir_ray.training.state.pieces import Progress, read_progress, read_weights
+from mimir_ray.training.state.pieces import TrainingProgress, read_progress, read_weights
 from tests.training.runs import (
     BROKEN,
     COMBINATIONS,
@@ -133,7 +133,7 @@ def test_the_average_is_in_float32_whatever_the_weights_are(runs: list[dict[str,
 @pytest.mark.parametrize("stage", [2, 3])
 def test_what_is_loaded_is_saved_again_unchanged(stage: int, runs: list[dict[str, Any]], world: World) -> None:
     states = world.root / "states"
-    assert runs[0][f"stage{stage} bf16 loaded"] == Progress(SHORT, SHORT)
+    assert runs[0][f"stage{stage} bf16 loaded"] == TrainingProgress(SHORT, SHORT)
     for kind in ("weight", "average", "exp_avg", "exp_avg_sq"):
         before, after = (read_weights(states / f"stage{stage} bf16{end}", kind) for end in ("", " again"))  # type: ignore[arg-type]
         assert all(torch.equal(before[name], after[name]) for name in before)
@@ -162,7 +162,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(
     assert found.row["skipped_steps"] == left_out
     assert largest_difference(found.weights, expected.weights) < 2e-5
     assert largest_difference(found.average, expected.average) < 2e-5
-    assert read_progress(world.root / "states" / f"skipped{stage}") == Progress(SHORT, SHORT - left_out)
+    assert read_progress(world.root / "states" / f"skipped{stage}") == TrainingProgress(SHORT, SHORT - left_out)
 
 
 def test_too_many_steps_left_out_name_the_clip_on_every_worker(runs: list[dict[str, Any]]) -> None:

@@ -35,7 +35,7 @@ _PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """How far a run has come; the rest of what a step does follows from its number."""
 
     step: int
@@ -78,7 +78,7 @@ class Piece(Tensor):
         return self.as_subclass(Tensor)
 
 
-def write_state(directory: Path, pieces: dict[str, Piece], progress: Progress) -> None:
+def write_state(directory: Path, pieces: dict[str, Piece], progress: TrainingProgress) -> None:
     """Write this worker's pieces; every worker must call it, with a directory of its own or one that they share.
 
     Together, in one directory, the files are the state.
@@ -106,10 +106,10 @@ def read_state(directory: Path, pieces: dict[str, Piece], sizes: dict[str, int])
     _load(directory, dict(pieces))
 
 
-def read_progress(directory: Path) -> Progress:
+def read_progress(directory: Path) -> TrainingProgress:
     """Raises UserError where ``directory`` is no checkpoint of training."""
     try:
-        return Progress(**json.loads((directory / _PROGRESS).read_text()))
+        return TrainingProgress(**json.loads((directory / _PROGRESS).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{directory} holds no training state ({error}); name a checkpoint that training wrote"

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from mimir_ray.config import UserError
-from mimir_ray.training.state.pieces import Piece, Progress, read_progress, read_state, read_weights, write_state
+from mimir_ray.training.state.pieces import (
+    Piece,
+    TrainingProgress,
+    read_progress,
+    read_state,
+    read_weights,
+    write_state,
+)
 
 
 def piece(values: list[float], start: int = 0, whole: int | None = None) -> Piece:
@@ -15,7 +22,7 @@ def piece(values: list[float], start: int = 0, whole: int | None = None) -> Piec
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    write_state(tmp_path / "state", {"weight/a.b": piece([1.0, 2.0, 3.0])}, Progress(step=7, updates=5))
+    write_state(tmp_path / "state", {"weight/a.b": piece([1.0, 2.0, 3.0])}, TrainingProgress(step=7, updates=5))
     return tmp_path / "state"
 
 
@@ -27,7 +34,7 @@ def test_a_weight_is_read_whole_and_by_pieces(written: Path) -> None:
 
 
 def test_progress_counts_what_was_left_out(written: Path) -> None:
-    assert read_progress(written) == Progress(7, 5)
+    assert read_progress(written) == TrainingProgress(7, 5)
     assert read_progress(written).skipped == 2
 
 
