@@ -13,7 +13,7 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.storage import absolute, content_id, join
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.data.samples import open_data
-from mimir_ray.training.data.source import Source
+from mimir_ray.training.data.source import TableSource
 from mimir_ray.training.fit import check_memory, check_workers, fit
 from mimir_ray.training.reporting.feed import Feed
 from mimir_ray.training.reporting.loggers import check_packages, open_loggers
@@ -53,7 +53,7 @@ def train(
     model: ModelConfig,
     config: TrainingConfig,
     *,
-    source: Callable[[], Source] | None = None,
+    source: Callable[[], TableSource] | None = None,
     on_metrics: Callable[[MetricsRow], None] | None = None,
     generation: GenerationConfig | None = None,
     scorer: Scorer | None = None,

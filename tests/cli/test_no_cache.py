@@ -11,7 +11,7 @@ from mimir_ray.config import UserError
 from mimir_ray.precompute import encode_in_memory, precompute
 from mimir_ray.storage import Table
 from mimir_ray.training import train
-from mimir_ray.training.data.source import Source
+from mimir_ray.training.data.source import TableSource
 from mimir_ray.training.reporting.metrics import read_metrics
 from tests.cli.command import mimir
 from tests.precompute.world import curated, tiny_model
@@ -91,7 +91,7 @@ def test_nothing_is_encoded_for_a_run_that_cannot_start(
     monkeypatch.setitem(sys.modules, "wandb", None)
     recipe = load_recipe("shapes", ["training.batch_size=1000", setting])
 
-    def encode() -> Source:
+    def encode() -> TableSource:
         raise AssertionError("it was encoded")
 
     with pytest.raises(UserError, match=message):

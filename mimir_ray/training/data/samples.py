@@ -14,7 +14,7 @@ from mimir_ray.config import UserError
 from mimir_ray.storage import READERS, content_id
 from mimir_ray.training.config import CaptionWeights
 from mimir_ray.training.data.order import Shape
-from mimir_ray.training.data.source import Source, StoredTables, tuples
+from mimir_ray.training.data.source import StoredTables, TableSource, tuples
 
 LATENTS_KEYS = ["clip_id", "shape", "status"]
 CAPTION_KEYS = ["clip_id", "kind", "text", "status"]
@@ -46,7 +46,7 @@ class TrainingData:
     """What can be trained on; small enough to send to every worker."""
 
     root: str
-    source: Source
+    source: TableSource
     decoder: bool
     """Whether ``llm_tokens`` is read."""
     buckets: dict[Shape, dict[str, int]]
@@ -71,7 +71,7 @@ class TrainingData:
         return sum(sum(shards.values()) for shards in self.buckets.values())
 
 
-def open_data(root: str, decoder: bool, weights: CaptionWeights, source: Source | None = None) -> TrainingData:
+def open_data(root: str, decoder: bool, weights: CaptionWeights, source: TableSource | None = None) -> TrainingData:
     """Check the tables under ``root``, or those of another ``source``, and count what can be trained on.
 
     Raises:
@@ -102,7 +102,7 @@ def open_data(root: str, decoder: bool, weights: CaptionWeights, source: Source 
     return TrainingData(root, source, decoder, buckets, contents, encoded - usable, fingerprints)
 
 
-def _count(source: Source, shard: str, decoder: bool, weights: CaptionWeights) -> tuple[int, Counter[Shape], str]:
+def _count(source: TableSource, shard: str, decoder: bool, weights: CaptionWeights) -> tuple[int, Counter[Shape], str]:
     """Clips of a shard that have latents, its usable samples by shape, and what they are."""
     latents = source.open("latents", shard).read(LATENTS_KEYS)
     t5 = source.open("t5_tokens", shard).read(CAPTION_KEYS)

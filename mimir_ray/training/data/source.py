@@ -33,7 +33,7 @@ class Rows(Protocol):
         ...
 
 
-class Source(Protocol):
+class TableSource(Protocol):
     """Shards of ``latents``, ``t5_tokens`` and, for a model with an LLM, ``llm_tokens``. It is sent to every worker."""
 
     def check(self, tables: Sequence[str]) -> dict[str, str]:
