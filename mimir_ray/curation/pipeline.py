@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 from mimir_ray.config import Config, fingerprint
 from mimir_ray.curation.asking import ScoreCollector, ask
 from mimir_ray.curation.config import CurationConfig
-from mimir_ray.curation.heirs import known_predecessors
 from mimir_ray.curation.models.config import require_models
-from mimir_ray.curation.retry import forget_failures
+from mimir_ray.curation.reuse import forget_failures, known_predecessors
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.sources import SourceFile, discover, plan
 from mimir_ray.curation.split import SplitKey

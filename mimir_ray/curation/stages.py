@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from mimir_ray.config import Config, UserError
 from mimir_ray.curation.config import AgreementConfig, CurationConfig, Measures, RecaptionConfig, WatermarkConfig
-from mimir_ray.curation.heirs import inherit, known_files, known_scores
 from mimir_ray.curation.models.config import LIKELIEST_TOKENS
+from mimir_ray.curation.reuse import inherit, known_files, known_scores
 from mimir_ray.curation.rules import Rules, shortfalls
 from mimir_ray.curation.sources import SourceFile
 from mimir_ray.curation.split import failure, split_files

@@ -10,7 +10,7 @@ from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig, CurationSummary, curate
 from mimir_ray.curation import measure as measuring
 from mimir_ray.curation import split as splitting
-from mimir_ray.curation.retry import forget_failures
+from mimir_ray.curation.reuse import forget_failures
 from mimir_ray.curation.tables import outcome_table, rows_of, stage_table
 from mimir_ray.curation.watch import Watched, watch
 from mimir_ray.dataflow import Row
