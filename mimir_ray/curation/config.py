@@ -1,11 +1,11 @@
 """What `mimir curate` can be told: thresholds of appendix A, and definitions where the paper is silent."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mimir_ray.config import Config
-from mimir_ray.curation.caption_rules import CaptionRules
 from mimir_ray.curation.models.config import (
     AestheticConfig,
     AgreementConfig,
@@ -14,6 +14,7 @@ from mimir_ray.curation.models.config import (
     WatermarkConfig,
 )
 from mimir_ray.dataflow import ActorPool
+from mimir_ray.records import CaptionKind
 from mimir_ray.vllm import VllmPool
 
 __all__ = [
@@ -114,6 +115,55 @@ class LookRules(Config):
     max_text_area: float = Field(0.1, ge=0, le=1)
     max_watermark_margin: float = 0.0
     """log p(yes) - log p(no) of the model's answer; above 0 it says that there is a watermark."""
+
+
+PATTERNS: tuple[tuple[str, str], ...] = (
+    # A rule's name, and what breaks it: a regular expression that is found in the caption, whatever the case.
+    ("empty", r"\A\s*\Z"),
+    ("not_text", r"[\ufffd\ud800-\udfff]"),  # decoded from bytes that were not UTF-8
+    ("control_characters", r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
+    ("chat_marks", r"<\|\w+\|>|</?s>|\[/?INST\]|\A\s*(?:user|assistant|system)\s*:"),
+    ("refusal", r"\bI(?:['’]m| am) (?:sorry|unable|not able)\b|\bI (?:can(?:['’]t|not| not)|apologi[sz]e)\b"),
+    ("refusal", r"\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b"),
+    (
+        "about_the_picture",
+        r"\b(?:the|this|these|an?) (?:images?|pictures?|photos?|photographs?|screenshots?)"
+        r" (?:shows?|depicts?|features?|displays?|presents?|captures?|contains?|is|are)\b",
+    ),
+    ("about_the_picture", r"\b(?:in|from) (?:the|this|these|each) (?:images?|pictures?|photos?|frames?)\b"),
+    ("about_the_picture", r"\b(?:first|second|third|next|last|final) (?:image|frame)s?\b"),
+    ("echo_of_the_prompt", r"\bdescribe the video\b|\bin one paragraph\b"),
+    ("web_address", r"https?://|\bwww\."),
+    ("cut_off", r"[^\s.!?…\"'”’)\]。！？]\s*\Z"),
+)
+
+
+class CaptionRules(Config):
+    """Caption filtration: limits of appendix A on repetition and agreement, and rules written by people."""
+
+    kinds: tuple[CaptionKind, ...] = ("long",)
+    """Captions that are judged; the others pass. A clip all of whose judged captions fall short is rejected."""
+
+    max_repeated_2grams: float = Field(0.056, ge=0, le=1)
+    """Share of the 2-grams that occur more than once, as `repeated_share` counts it."""
+    max_repeated_5grams: float = Field(0.047, ge=0, le=1)
+    max_repeated_10grams: float = Field(0.045, ge=0, le=1)
+    min_clip_score: float = Field(0.25, ge=-1, le=1)
+    """Cosine of caption and frames."""
+    min_words: int = Field(5, ge=0)
+    patterns: tuple[tuple[str, str], ...] = PATTERNS
+    """(name, regular expression); a caption in which one is found, in upper or lower case, is excluded. Given, they
+    replace the table."""
+
+    @field_validator("patterns")
+    @classmethod
+    def _compiles(cls, patterns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        for name, pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}; mend it") from None
+        return patterns
 
 
 class Farneback(Config):

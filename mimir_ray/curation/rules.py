@@ -8,9 +8,7 @@ from typing import Any, Literal, TypeGuard
 import pyarrow as pa
 
 from mimir_ray.config import Config
-from mimir_ray.curation.caption_rules import CaptionRules
-from mimir_ray.curation.config import BasicRules, CurationConfig, LookRules, QualityRules
-from mimir_ray.curation.shortfall import Shortfall, shown
+from mimir_ray.curation.config import BasicRules, CaptionRules, CurationConfig, LookRules, QualityRules
 from mimir_ray.curation.tables import SCORES, SPLIT_SCHEMA
 
 
@@ -155,6 +153,18 @@ for _rule in RULES:
     NEEDED.setdefault(_rule.stage, []).append(_rule.score)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shortfall:
+    """A rule that a clip or a caption does not meet."""
+
+    rule: str
+    reason: str
+    """The value and the limit in words."""
+    value: float | None = None
+    """None where the rule is no limit on a number."""
+    limit: float | None = None
+
+
 def shortfalls(clip: Mapping[str, Any], rules: Rules) -> list[Shortfall]:
     """Every rule that the clip (columns of `clips`) falls short of by its scores so far, in the paper's order.
 
@@ -191,3 +201,17 @@ def score_of(clip: Mapping[str, Any], score: str) -> float | None:
 def is_number(value: float | None) -> TypeGuard[float]:
     """Whether a score is there and finite."""
     return value is not None and math.isfinite(value)
+
+
+def shown(value: float, limit: float) -> str:
+    """`value` with as many digits as show on which side of `limit` it is."""
+    if value == int(value):
+        return f"{value:g}"
+    if abs(value) < 0.01:
+        return f"{value:.2g}"
+    texts = (*(f"{value:.{digits}f}" for digits in range(2, 16)), repr(value))
+    return next(text for text in texts if _side(float(text), limit) == _side(value, limit))
+
+
+def _side(value: float, limit: float) -> int:
+    return (value > limit) - (value < limit)

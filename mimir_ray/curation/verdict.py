@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from mimir_ray.curation.caption_rules import CaptionRules, caption_shortfalls
+from mimir_ray.curation.caption_rules import caption_shortfalls
 from mimir_ray.curation.captions import captions_of
-from mimir_ray.curation.rules import Rules, is_number, missing, shortfalls
-from mimir_ray.curation.shortfall import Shortfall
+from mimir_ray.curation.config import CaptionRules
+from mimir_ray.curation.rules import Rules, Shortfall, is_number, missing, shortfalls
 from mimir_ray.curation.sources.file import NOT_TEXT
 from mimir_ray.dataflow import Row
 

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from mimir_ray.config import UserError, override
-from mimir_ray.curation.caption_rules import CaptionRules, caption_shortfalls, repeated_share, words_of
+from mimir_ray.curation.caption_rules import caption_shortfalls, repeated_share, words_of
+from mimir_ray.curation.config import CaptionRules
 
 RULES = CaptionRules()
 GOOD = "A brown dog runs over wet sand while two children throw a red ball; the sea behind them is calm."

@@ -7,7 +7,7 @@ import pytest
 
 from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig
-from mimir_ray.curation.caption_rules import CaptionRules
+from mimir_ray.curation.config import CaptionRules
 from mimir_ray.curation.rules import NEEDED, Rules
 from mimir_ray.curation.stages import MODEL_STAGES
 from mimir_ray.curation.verdict import caption_rows, verdict

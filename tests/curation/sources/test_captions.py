@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimir_ray.config import UserError
-from mimir_ray.curation.caption_rules import CaptionRules
+from mimir_ray.curation.config import CaptionRules
 from mimir_ray.curation.sources import Caption, SourceFile, captions_of_source
 from mimir_ray.curation.verdict import caption_rows
 from mimir_ray.records import SCHEMAS
