@@ -43,24 +43,6 @@ class GenerationRequest(Config):
         return fingerprint(self)
 
 
-class GeneratedVideo(Config):
-    """What became of a request: a video at ``path``, or a reason."""
-
-    request_id: str
-    prompt: str
-    path: str
-    seed: int
-    frames: int
-    fps: float
-    width: int
-    height: int
-    encode_s: float = 0.0
-    denoise_s: float = 0.0
-    decode_s: float = 0.0
-    status: Status = "ok"
-    reason: str = ""
-
-
 class Prompt(Config):
     """One line of a prompt list."""
 
@@ -91,16 +73,6 @@ class Clip(Config):
     height_px: int
     fps: float
     duration_s: float
-
-
-class EncodedClip(Config):
-    """A clip in latent space: mean and log-variance of the VAE, packed as in ``latents``; unpacked shape T 2C h w."""
-
-    clip_id: str
-    moments: bytes
-    shape: tuple[int, int, int, int]
-    dtype: StateDtype
-    frame_indices: tuple[int, ...]
 
 
 def _table(key: str, *columns: tuple[str, pa.DataType]) -> pa.Schema:

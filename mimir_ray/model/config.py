@@ -60,18 +60,6 @@ class FuserConfig(Config):
         return cls(decoder=False, norm=False, zero_conv=False, stabilizer=False, null_condition="empty_prompt")
 
 
-def ablation_cells() -> dict[str, FuserConfig]:
-    """The nine cells of the ablation grid: Table 3's seven rows and the two it leaves out."""
-    cells = {"baseline": FuserConfig.baseline()}
-    for norm in (False, True):
-        for zero_conv in (False, True):
-            for stabilizer in (False, True):
-                parts = ("norm",) * norm + ("zeroconv",) * zero_conv + ("ss",) * stabilizer
-                name = "full" if len(parts) == 3 else "_".join(("decoder", *parts))
-                cells[name] = FuserConfig(norm=norm, zero_conv=zero_conv, stabilizer=stabilizer)
-    return cells
-
-
 class LanguageConfig(Config):
     """What the LLM is asked and how its answers become tokens."""
 

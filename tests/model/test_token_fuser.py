@@ -10,11 +10,24 @@ from diffusers import CogVideoXPipeline
 from torch import Tensor, nn
 
 from mimir_ray.config import UserError
-from mimir_ray.model.config import FuserConfig, ablation_cells
+from mimir_ray.model.config import FuserConfig
 from mimir_ray.model.text_branches import T5Branch
 from mimir_ray.model.token_fuser import TokenFuser, room_for_text
 from mimir_ray.model.tokens import TextTokens
 from tests.tiny import LLM_DIM, TEXT_DIM, TEXT_LENGTH, tiny_base
+
+
+def ablation_cells() -> dict[str, FuserConfig]:
+    """The nine cells of the ablation grid: Table 3's seven rows and the two it leaves out."""
+    cells = {"baseline": FuserConfig.baseline()}
+    for norm in (False, True):
+        for zero_conv in (False, True):
+            for stabilizer in (False, True):
+                parts = ("norm",) * norm + ("zeroconv",) * zero_conv + ("ss",) * stabilizer
+                name = "full" if len(parts) == 3 else "_".join(("decoder", *parts))
+                cells[name] = FuserConfig(norm=norm, zero_conv=zero_conv, stabilizer=stabilizer)
+    return cells
+
 
 CELLS = ablation_cells()
 
