@@ -6,11 +6,10 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.fs as pafs
 
 from mimir_ray.precompute.outcomes import Away
 from mimir_ray.records import Clip
-from mimir_ray.storage import file_id, filesystem, local_copy, located
+from mimir_ray.storage import local_copy, located, why_other
 from mimir_ray.video import VideoError, allowed_s, read_frames
 
 Source = tuple[str, str, int]
@@ -58,7 +57,7 @@ class Sources:
             return read_frames(self._path, indices, span=span, shown_s=shown_s, timeout_s=timeout_s).frames
         except VideoError as error:
             with _away(uri):  # it may have gone only now
-                _check_size(uri, clip)
+                _check(uri, clip)
             raise VideoError(f"{uri}: {error}") from error
 
     def _open(self, uri: str, clip: Clip) -> None:
@@ -66,9 +65,9 @@ class Sources:
         self._source, self._path, self._reason = source_of(clip), "", ""
         try:
             with _away(uri):
-                _check_size(uri, clip)
+                _check(uri, clip)
                 self._path = self._held.enter_context(local_copy(uri))
-                _check_content(uri, self._path, clip)
+                _check(uri, clip, self._path)
         except Away as away:
             self._reason = str(away)
 
@@ -84,19 +83,7 @@ def _away(uri: str) -> Iterator[None]:
         raise Away(f"cannot read {uri} ({type(error).__name__}: {error}); see that it can be read from here") from error
 
 
-def _check_size(uri: str, clip: Clip) -> None:
-    system, path = filesystem(uri)
-    found = system.get_file_info(path)
-    if found.type != pafs.FileType.File:
-        raise Away(f"{uri} is not there; it had {clip.size_bytes:,} bytes: {_REMEDY}")
-    if found.size != clip.size_bytes:
-        sizes = f"from {clip.size_bytes:,} bytes to {found.size:,}"
-        raise Away(f"{uri} has changed since it was curated, {sizes}: {_REMEDY}")
-
-
-def _check_content(uri: str, path: str, clip: Clip) -> None:
-    if (found := file_id(path)) != clip.video_id:
-        raise Away(f"{uri} has changed since it was curated, from the content {clip.video_id} to {found}: {_REMEDY}")
-
-
-_REMEDY = "bring it back, or run `mimir curate` again on what is there"
+def _check(uri: str, clip: Clip, copy: str = "") -> None:
+    """Raises Away where a clip's source is not what was curated: by its size and, where there is a copy, its bytes."""
+    if why := why_other(uri, clip.size_bytes, clip.video_id if copy else "", copy):
+        raise Away(why)

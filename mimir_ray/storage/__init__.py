@@ -13,6 +13,7 @@ from mimir_ray.storage.accounts import Account, account, render_accounts
 from mimir_ray.storage.ahead import READERS, ahead
 from mimir_ray.storage.archives import Member, member_of, members
 from mimir_ray.storage.buckets import bucket_of, find_predecessors, shard_name
+from mimir_ray.storage.curated import why_other
 from mimir_ray.storage.files import (
     LatestCopy,
     absolute,
@@ -66,6 +67,7 @@ __all__ = [
     "render_accounts",
     "shard_name",
     "upload",
+    "why_other",
     "write_bytes",
     "write_json",
 ]

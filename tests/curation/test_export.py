@@ -389,12 +389,15 @@ def test_a_source_that_changed_or_went_is_said_and_the_others_are_exported(tmp_p
     (folder / "other.mp4").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     shutil.move(folder / "gone.mp4", tmp_path / "kept.mp4")
     summary = export_clips(str(tmp_path / "out"), str(tmp_path / "clips"), config)
-    size = (folder / "longer.mp4").stat().st_size
     assert (summary.copied, summary.encoded) == (1, 0)
+    size, gone = (folder / "longer.mp4").stat().st_size, (tmp_path / "kept.mp4").stat().st_size
+    was, now = content_id(whole), content_id((folder / "other.mp4").read_bytes())
+    changed = "has changed since it was curated, from"
+    remedy = "bring it back, or run `mimir curate` again on what is there"
     assert set(summary.failed) == {
-        f"{folder / 'longer.mp4'}: has {size:,} bytes and had {size - 4:,} when it was curated: curate it again",
-        f"{folder / 'other.mp4'}: has other bytes than when it was curated: curate it again",
-        f"{folder / 'gone.mp4'}: is no longer there: curate it again",
+        f"{folder / 'longer.mp4'} {changed} {size - 4:,} bytes to {size:,}: {remedy}",
+        f"{folder / 'other.mp4'} {changed} the content {was} to {now}: {remedy}",
+        f"{folder / 'gone.mp4'} is not there; it had {gone:,} bytes: {remedy}",
     }
     assert len(captions_in(tmp_path / "clips")) == len(files_in(tmp_path / "clips")) == 1
     (folder / "other.mp4").write_bytes(whole)

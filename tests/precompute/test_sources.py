@@ -14,7 +14,7 @@ from mimir_ray.precompute import sources as module
 from mimir_ray.precompute.outcomes import Away, failed
 from mimir_ray.precompute.sources import Sources
 from mimir_ray.records import Clip
-from mimir_ray.storage import file_id, upload
+from mimir_ray.storage import curated, file_id, upload
 from mimir_ray.video import VideoError, write_mp4
 from tests.precompute.world import clip_row
 from tests.video.rendering import encode, numbered, numbers
@@ -129,7 +129,7 @@ def test_a_source_that_is_not_what_was_curated_fails_for_all_of_its_clips(
     clips, size, content = spans(path, 4), path.stat().st_size, file_id(path)
     change(path)
     looked: list[str] = []
-    monkeypatch.setattr(module, "file_id", lambda path: looked.append(path) or file_id(path))
+    monkeypatch.setattr(curated, "file_id", lambda path: looked.append(path) or file_id(path))
     reasons = set()
     with Sources(str(tmp_path), 30.0) as sources:
         for clip in clips:
@@ -150,7 +150,7 @@ def test_storage_that_fails_is_no_fault_of_the_clip(tmp_path: Path, monkeypatch:
     def fails(uri: str) -> Any:
         raise BotoError("could not connect to the endpoint")
 
-    monkeypatch.setattr(module, "filesystem", fails)
+    monkeypatch.setattr(curated, "filesystem", fails)
     (clip,) = spans(film(tmp_path / "film.mp4"), 1)
     with (
         Sources(str(tmp_path), 30.0) as sources,

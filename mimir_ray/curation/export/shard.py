@@ -14,7 +14,7 @@ from mimir_ray.curation.export.folder import EXPORTS, exports_table, file_of, re
 from mimir_ray.curation.tables import outcome_table, rows_of
 from mimir_ray.curation.watch import GRACE_S
 from mimir_ray.dataflow import Row
-from mimir_ray.storage import LatestCopy, Table, file_id, join, upload
+from mimir_ray.storage import LatestCopy, Table, join, upload, why_other
 from mimir_ray.video import Timing, VideoError, allowed_s, make_clip
 
 logger = logging.getLogger(__name__)
@@ -79,20 +79,11 @@ def _export(source: str, clip: Row, folder: str, config: CurationConfig) -> Row:
 
 def _changed(copies: LatestCopy, clip: Row) -> str:
     """Why the source of a clip is not the one that it was found in, or empty."""
+    uri, size_bytes = clip["path"], clip["size_bytes"]
     try:
-        copy = copies.of(clip["path"])
-        size_bytes, curated_bytes = os.path.getsize(copy), clip["size_bytes"]
-        if size_bytes != curated_bytes:
-            how = f"has {size_bytes:,} bytes and had {curated_bytes:,} when it was curated"
-        elif file_id(copy) != clip["video_id"]:
-            how = "has other bytes than when it was curated"
-        else:
-            return ""
-    except FileNotFoundError:
-        how = "is no longer there"
+        return why_other(uri, size_bytes) or why_other(uri, size_bytes, clip["video_id"], copies.of(uri))
     except Exception as error:
         return _why(clip, error)
-    return f"{clip['path']}: {how}: curate it again"
 
 
 def _why(clip: Row, error: Exception) -> str:

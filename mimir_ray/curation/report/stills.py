@@ -1,11 +1,10 @@
 """A clip at a glance: its first, its middle and its last frame, small."""
 
 import io
-import os
 
 from mimir_ray.curation.frames import clip_frames
 from mimir_ray.dataflow import Row
-from mimir_ray.storage import LatestCopy
+from mimir_ray.storage import LatestCopy, why_other
 from mimir_ray.video import VideoError
 
 MAX_WIDTH_PX, MAX_HEIGHT_PX = 120, 90
@@ -18,9 +17,9 @@ def stills(clip: Row, copies: LatestCopy) -> list[bytes]:
     from PIL import Image
 
     last = clip["frames"] - 1
+    if why := why_other(clip["path"], clip["size_bytes"]):
+        raise VideoError(why)
     path, wanted = copies.of(clip["path"]), [0, last // 2, last]
-    if os.path.getsize(path) != clip["size_bytes"]:
-        raise VideoError(f"has changed since it was curated, when it had {clip['size_bytes']:,} bytes: curate it again")
     frames_FHWC = clip_frames(
         path,
         clip,
