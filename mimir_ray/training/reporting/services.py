@@ -71,12 +71,12 @@ class WandbLogger:
     def __init__(self, config: LoggingConfig, out: str, parameters: Mapping[str, Any]) -> None:
         import wandb
 
-        self._wandb = wandb
+        self._wandb: Any = wandb
         system, path = filesystem(out)
         folder = os.environ.get("WANDB_DIR") or (path if isinstance(system, pafs.LocalFileSystem) else None)
         known = _remembered(out).get("wandb")
         try:
-            self._run = wandb.init(
+            self._run = self._wandb.init(
                 project=config.project,
                 name=_name(config, out),
                 id=known or secrets.token_hex(4),
