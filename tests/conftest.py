@@ -27,6 +27,7 @@ os.environ.update(
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Beside each other (``-n``) run files; what shares a costly fixture of the session stays together, and starts."""
     shared = ("ray_session", "runs")  # by name, the costlier first
