@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from mimir_ray import __version__
 from mimir_ray.cli import data, doctor, export, generate, init, quickstart, serve, shapes, submit, train
-from mimir_ray.cli.console import results
+from mimir_ray.console import results
 
 
 class Verbs(TyperGroup):

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.console import FAILED, register, report_mistake, results, status
 from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
+from mimir_ray.cli.verb import FAILED, register, report_mistake
 from mimir_ray.config import UserError
+from mimir_ray.console import results, status
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe

@@ -8,7 +8,8 @@ import typer
 from rich.text import Text
 
 from mimir_ray.cli.checks import Finding, machine, media, ray_runtime, torch_stack, weights
-from mimir_ray.cli.console import FAILED, register, results, status
+from mimir_ray.cli.verb import FAILED, register
+from mimir_ray.console import results, status
 
 MARKS = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "failure": ("failure", "red")}
 

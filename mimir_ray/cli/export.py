@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results, silence_loading_bars, status
 from mimir_ray.cli.paths import require
+from mimir_ray.cli.verb import register
+from mimir_ray.console import results, silence_loading_bars, status
 
 
 def add_to(app: typer.Typer) -> None:

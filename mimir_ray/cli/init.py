@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results, silence_loading_bars
 from mimir_ray.cli.options import Assignments, RecipeName, load_recipe
 from mimir_ray.cli.paths import require_checkpoint
+from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
+from mimir_ray.console import results, silence_loading_bars
 
 
 def add_to(app: typer.Typer) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mimir_ray.cli.console import status
+from mimir_ray.console import status
 
 Report = Callable[[int, int], None]
 """Takes how many are done, those of earlier runs included, and how many there are."""

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results
 from mimir_ray.cli.options import Assignments, RayAddress, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
+from mimir_ray.cli.verb import register
+from mimir_ray.console import results
 
 
 def add_to(app: typer.Typer) -> None:

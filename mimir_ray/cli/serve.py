@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.console import register
 from mimir_ray.cli.options import Assignments, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require_checkpoint, shipped_checkpoint
+from mimir_ray.cli.verb import register
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.console import register, results, silence_loading_bars, status
 from mimir_ray.cli.options import Assignments, load_recipe
 from mimir_ray.cli.paths import require_checkpoint
+from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
+from mimir_ray.console import results, silence_loading_bars, status
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from mimir_ray.cli.console import DONE, FAILED, register, results, status
 from mimir_ray.cli.options import load_recipe
+from mimir_ray.cli.verb import DONE, FAILED, register
 from mimir_ray.config import UserError
+from mimir_ray.console import results, status
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.console import print_whole, register, results
 from mimir_ray.cli.options import Assignments, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
+from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
+from mimir_ray.console import print_whole, results
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe

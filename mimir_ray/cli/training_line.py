@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from mimir_ray.cli.console import status
+from mimir_ray.console import status
 from mimir_ray.training.reporting.metrics import row_text
 
 logger = logging.getLogger(__name__)

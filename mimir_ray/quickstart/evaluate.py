@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mimir_ray.cli.console import silence_loading_bars
+from mimir_ray.console import silence_loading_bars
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.generation.naming import model_name
 from mimir_ray.quickstart.journal import RunningStage

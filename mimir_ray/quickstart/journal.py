@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mimir_ray.cli.console import status
+from mimir_ray.console import status
 from mimir_ray.quickstart.report import Step
 from mimir_ray.storage import exists, read_json, write_json
 

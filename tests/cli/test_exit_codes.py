@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from mimir_ray.cli.console import register
+from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
 from tests.cli.command import ROOT, mimir, run_python
 
@@ -120,7 +120,7 @@ def test_a_stopped_verb_says_how_to_continue(signum: signal.Signals, handler: st
     script = f"""
 import signal, sys, time, typer
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
-from mimir_ray.cli.console import register
+from mimir_ray.cli.verb import register
 
 def leave(signum, frame):
     sys.exit(0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mimir_ray.cli.console import results
+from mimir_ray.console import results
 from mimir_ray.model.flops import GPUS
 from tests.cli.command import mimir
 from tests.cli.memory_tables import BEGIN, END, PAGE, tables

@@ -92,7 +92,7 @@ def test_the_whole_road_and_again(recipe: Recipe, tmp_path: Path, capfd: pytest.
 PROGRAM = """
 import sys
 from pathlib import Path
-from mimir_ray.cli.console import set_up_logging
+from mimir_ray.cli.verb import set_up_logging
 from mimir_ray.cli.ray_cluster import connect
 from mimir_ray.config import from_yaml
 from mimir_ray.quickstart import QuickstartConfig, run

@@ -1,4 +1,4 @@
-"""What every verb says and how it ends: the console, the log, the exit codes."""
+"""A function becomes a verb: its common options, its log, its exit code."""
 
 import functools
 import inspect
@@ -11,25 +11,15 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
 from rich.text import Text
 
 from mimir_ray.cli.options import Quiet, Verbose
 from mimir_ray.config import UserError
+from mimir_ray.console import status
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
-results = Console(highlight=False, soft_wrap=True)
-"""Standard output: what the user asked for."""
-status = Console(stderr=True, highlight=False)
-"""Standard error: progress, warnings, mistakes."""
-
 logger = logging.getLogger(__name__)
-
-
-def print_whole(table: Table) -> None:
-    """Print a table of figures as wide as it is: a narrow terminal wraps its lines, where rich would cut figures."""
-    Console(file=results.file, highlight=False, width=1000).print(table)
 
 
 def register(app: typer.Typer, name: str, *, examples: list[str], continues: bool = False, **settings: Any) -> Any:
@@ -86,15 +76,6 @@ def set_up_logging(*, verbose: bool, quiet: bool) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mimir_ray").setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     status.quiet = quiet
-
-
-def silence_loading_bars() -> None:
-    """No bar for each component that diffusers and transformers load; imports both."""
-    from diffusers.utils import logging as diffusers_log
-    from transformers.utils import logging as transformers_log
-
-    diffusers_log.disable_progress_bar()
-    transformers_log.disable_progress_bar()
 
 
 def report_mistake(mistake: UserError) -> None:
