@@ -251,6 +251,8 @@ def run_shards(
 
     `progress` gets the shards done and their number; without it the log says how fast it goes and what is left.
     """
+    from mimir_ray.console import time_left
+
     began_s = time.monotonic()
     for done, row in enumerate(run(dataset), 1):
         if progress is not None:
@@ -258,6 +260,6 @@ def run_shards(
         else:
             seconds = time.monotonic() - began_s
             rate, left_s = done / max(seconds, 1e-9), seconds / done * (total - before - done)
-            line = "%s: %d/%d shards, %.2f shards/s, %.0f s left; %s"
-            logger.info(line, what, before + done, total, rate, left_s, row["shard"])
+            line = "%s: %d/%d shards, %.2f shards/s, %s; %s"
+            logger.info(line, what, before + done, total, rate, time_left(left_s), row["shard"])
         yield row

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "console": set(),
     "jsonl": {"config"},
     "records": {"config"},
-    "dataflow": {"config"},
+    "dataflow": {"config", "console"},
     "vllm": {"config", "dataflow"},
     "pages": set(),
     "storage": {"config", "records"},

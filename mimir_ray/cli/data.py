@@ -9,7 +9,7 @@ from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName
 from mimir_ray.cli.paths import require, require_checkpoint
 from mimir_ray.cli.verb import FAILED, register, report_mistake
 from mimir_ray.config import UserError
-from mimir_ray.console import results, status
+from mimir_ray.console import progress_line, results, status
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
@@ -76,7 +76,6 @@ def curate(
         if not glob.has_magic(source):
             require(source, "the source", "name a folder of videos, a video file, a list or a glob")
 
-    from mimir_ray.cli.progress import progress_line
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.curation import curate as run
     from mimir_ray.curation import export_clips, render, require_apart
@@ -140,7 +139,6 @@ def precompute(
     if clips or gpu:
         raise UserError("--clips and --gpu are for --estimate; without it everything is encoded: add it or drop them")
 
-    from mimir_ray.cli.progress import progress_line
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.precompute import precompute as run
     from mimir_ray.precompute import render

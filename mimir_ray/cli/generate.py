@@ -12,7 +12,7 @@ from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, load_recip
 from mimir_ray.cli.paths import require_checkpoint, shipped_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
-from mimir_ray.console import results, silence_loading_bars, status
+from mimir_ray.console import progress_line, results, silence_loading_bars, status
 
 if TYPE_CHECKING:
     from mimir_ray.generation.config import GenerationConfig
@@ -91,7 +91,6 @@ def _is_mp4(out: str) -> bool:
 
 def _generate_one(prompt: str, checkpoint: str, out: str, config: "GenerationConfig") -> None:
     import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from mimir_ray.generation.checkpoint import load_generator
     from mimir_ray.generation.generator import generate_timed
@@ -103,12 +102,8 @@ def _generate_one(prompt: str, checkpoint: str, out: str, config: "GenerationCon
         generator = load_generator(checkpoint, config.runtime)
     request = config.request(prompt, model=generator.model)
     path = out if _is_mp4(out) else join(out, f"{request.request_id}.mp4")
-    columns = (TextColumn("denoising"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=status, transient=True) as progress, torch.inference_mode():
-        task = progress.add_task("denoising", total=config.num_inference_steps)
-        frames, timings = generate_timed(
-            generator, request, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with progress_line("denoising", "steps") as progress, torch.inference_mode():
+        frames, timings = generate_timed(generator, request, progress)
     write_bytes(path, encode_mp4(frames, request.fps))
     folder, name = parent(path)
     write_json(join(folder, name[: -len(".mp4")] + ".json"), request.model_dump(mode="json"))

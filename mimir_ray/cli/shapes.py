@@ -11,7 +11,7 @@ from mimir_ray.cli.options import Assignments, load_recipe
 from mimir_ray.cli.paths import require_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
-from mimir_ray.console import results, silence_loading_bars, status
+from mimir_ray.console import progress_line, results, silence_loading_bars, status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,21 +122,22 @@ def _videos(
     pipeline: "MimirPipeline", prompts: Sequence[str], config: "GenerationConfig", name: str
 ) -> "list[NDArray[np.uint8]]":
     """Frames for each prompt, made a batch at a time; the seed of a prompt is its row, as if it were made alone."""
-    from rich.progress import track
-
     videos: list[NDArray[np.uint8]] = []
-    for first in track(range(0, len(prompts), SCORING_BATCH), name, console=status, transient=True):
-        texts = prompts[first : first + SCORING_BATCH]
-        made = pipeline(
-            texts,
-            num_frames=config.num_frames,
-            height=config.height,
-            width=config.width,
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            seed=[config.seed + first + row for row in range(len(texts))],
-        )
-        videos += list(made.frames)
+    with progress_line(name, "videos") as progress:
+        for first in range(0, len(prompts), SCORING_BATCH):
+            if progress:
+                progress(first, len(prompts))
+            texts = prompts[first : first + SCORING_BATCH]
+            made = pipeline(
+                texts,
+                num_frames=config.num_frames,
+                height=config.height,
+                width=config.width,
+                num_inference_steps=config.num_inference_steps,
+                guidance_scale=config.guidance_scale,
+                seed=[config.seed + first + row for row in range(len(texts))],
+            )
+            videos += list(made.frames)
     return videos
 
 

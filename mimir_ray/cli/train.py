@@ -9,10 +9,11 @@ from mimir_ray.cli.options import Assignments, RayAddress, RecipeName, load_reci
 from mimir_ray.cli.paths import require, require_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
-from mimir_ray.console import print_whole, results
+from mimir_ray.console import Report, print_whole, progress_line, results
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
+    from mimir_ray.training.reporting.metrics import Row
 
 
 def add_to(app: typer.Typer) -> None:
@@ -77,21 +78,23 @@ def train(
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.cli.scene_scorer import scorer_for
-    from mimir_ray.cli.training_line import TrainingLine
     from mimir_ray.precompute import encode_in_memory
     from mimir_ray.training import train as run
     from mimir_ray.training.reporting.metrics import loss_text
 
     connect(address)
     encode = partial(encode_in_memory, data, configuration.model, configuration.precompute)
-    with TrainingLine(configuration.training.steps) as line:
+    steps = configuration.training.steps
+    with progress_line("training", "steps") as report:
+        if report:
+            report(0, steps, "starting")
         summary = run(
             data,
             out,
             configuration.model,
             configuration.training,
             source=encode if no_cache else None,
-            on_metrics=line,
+            on_metrics=report and partial(_show, report, steps),
             generation=configuration.generation,
             scorer=scorer_for(configuration),
         )
@@ -101,6 +104,12 @@ def train(
         f"loss {loss_text(summary.first_loss)} -> {loss_text(summary.last_loss)}",
         markup=False,
     )
+
+
+def _show(report: Report, steps: int, row: "Row") -> None:
+    from mimir_ray.training.reporting.metrics import row_text
+
+    report(row["step"], steps, row_text(row))
 
 
 def _estimate(recipe: "Recipe", gpu: str, workers: int | None) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mimir_ray.config import Config
+from mimir_ray.console import time_left
 from mimir_ray.dataflow import map_actors, run
 from mimir_ray.generation.actors import DecodeActor, DenoiseActor, EncodeActor, generation_row
 from mimir_ray.generation.config import GenerationConfig, StageActors
@@ -136,8 +137,8 @@ def _watch(dataset: "Dataset", total: int, on_progress: Callable[[Progress], Non
         rate = done / max(time.monotonic() - began, 1e-9)
         progress = Progress(done, total, quarantined, rate, (total - done) / rate)
         logger.info(
-            "%d of %d videos, %d quarantined, %.2f videos/s, %.0f s left",
-            *(done, total, quarantined, rate, progress.left_s),
+            "%d of %d videos, %d quarantined, %.2f videos/s, %s",
+            *(done, total, quarantined, rate, time_left(progress.left_s)),
         )
         if on_progress is not None:
             on_progress(progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mimir_ray.console import silence_loading_bars
+from mimir_ray.console import silence_loading_bars, time_left
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.generation.naming import model_name
 from mimir_ray.quickstart.journal import RunningStage
@@ -88,7 +88,7 @@ def generate(
     reused = all(file.exists() for file in files)
 
     def show(progress: "Progress") -> None:
-        stage(progress.done, progress.total, f"{progress.videos_per_s:.1f} videos/s")
+        stage(progress.done, progress.total, f"{progress.videos_per_s:.1f} videos/s  {time_left(progress.left_s)}")
 
     generate_batch(asked, checkpoint, str(folder), config, on_progress=show)
     return Made(files, reused)

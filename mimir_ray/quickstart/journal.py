@@ -8,32 +8,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mimir_ray.console import status
+from mimir_ray.console import Report, progress_line, status
 from mimir_ray.quickstart.report import Step
 from mimir_ray.storage import exists, read_json, write_json
 
 SILENCE_S = 15.0
-"""Where there is no terminal to draw a bar on, a line at most this often."""
+"""Where there is no terminal to draw a live line on, a line at most this often."""
 
 
 class RunningStage:
     """A running stage: call it with the parts done and their number; ``did`` says in the end what came of it."""
 
-    def __init__(self, title: str, progress: Progress) -> None:
+    def __init__(self, title: str, report: Report | None) -> None:
         self.title = title
         self.outcome = ""
         self.detail: RenderableType | None = None
         self.reused = False
-        self._progress = progress
-        self._task = progress.add_task(title, total=None, note="")
+        self._report = report
         self._spoke_s = time.monotonic()
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Show how far the stage is."""
-        self._progress.update(self._task, completed=done, total=total, note=note)
-        if not status.is_terminal and time.monotonic() - self._spoke_s > SILENCE_S:
+        if self._report is not None:
+            self._report(done, total, note)
+        elif time.monotonic() - self._spoke_s > SILENCE_S:
             self._spoke_s = time.monotonic()
             _say(f"{self.title:<16} {done} of {total}  {note}")
 
@@ -54,14 +53,12 @@ class Journal:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[RunningStage]:
-        """Run a stage: a live bar while it works, a line when it is done."""
+        """Run a stage: a live line while it works, a line when it is done."""
         self._number += 1
         title = f"{self._number}/{self._stages} {name}"
-        columns = TextColumn(title), BarColumn(28), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
-        live = Progress(*columns, console=status, transient=True, disable=not status.is_terminal)
-        with _others_quiet(), live:
+        with _others_quiet(), progress_line(title) as report:
             began_s = time.monotonic()
-            stage = RunningStage(title, live)
+            stage = RunningStage(title, report)
             yield stage
         seconds = time.monotonic() - began_s
         if stage.reused and name in self.steps:

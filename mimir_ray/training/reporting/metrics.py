@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pyarrow.fs as pafs
 
 from mimir_ray.config import UserError
+from mimir_ray.console import time_left
 from mimir_ray.jsonl import json_lines
 from mimir_ray.storage import absolute, exists, filesystem, read_bytes, write_bytes
 
@@ -44,7 +45,7 @@ def row_text(row: MetricsRow) -> str:
     parts = [
         f"loss {loss_text(row['loss'])}",
         f"{row['samples_per_s']:.3g} samples/s",
-        f"{_clock(row['remaining_s'])} left",
+        time_left(row["remaining_s"]),
     ]
     if row["mfu"] is not None:
         parts.append(f"MFU {row['mfu']:.0%}")
@@ -93,9 +94,3 @@ def _numbers(name: str, entry: Any) -> Iterator[tuple[str, float]]:
 
 def _line(row: MetricsRow) -> str:
     return json.dumps(row) + "\n"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
