@@ -7,24 +7,25 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from mimir_ray.cli.checks import Finding, machine, media, ray_runtime, torch_stack, weights
+from mimir_ray.cli import checks
+from mimir_ray.cli.checks import Finding
 from mimir_ray.cli.verb import FAILED, register
 from mimir_ray.console import results, status
 
 MARKS = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "failure": ("failure", "red")}
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    machine.python,
-    machine.disk,
-    machine.compiler,
-    torch_stack.libraries,
-    torch_stack.gpus,
-    torch_stack.deepspeed,
-    media.decoders,
-    media.round_trip,
-    weights.shipped,
-    ray_runtime.auth_token,
-    ray_runtime.starts,
+    checks.python,
+    checks.disk,
+    checks.compiler,
+    checks.libraries,
+    checks.gpus,
+    checks.deepspeed,
+    checks.decoders,
+    checks.round_trip,
+    checks.shipped_weights,
+    checks.ray_token,
+    checks.ray_starts,
 )
 
 

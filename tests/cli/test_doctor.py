@@ -5,9 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mimir_ray.cli import doctor
-from mimir_ray.cli.checks import Finding, machine, media, ray_runtime, torch_stack
-from mimir_ray.cli.checks.finding import failure, ok, warning
+from mimir_ray.cli import checks, doctor
+from mimir_ray.cli.checks import Finding, failure, ok, warning
 from tests.cli.command import mimir
 
 
@@ -47,27 +46,27 @@ def test_failures_end_with_one_and_the_other_checks_are_still_made(
 
 
 def test_this_machine_can_do_what_the_tests_need() -> None:
-    for check in (machine.python, machine.disk, machine.compiler, torch_stack.deepspeed, media.decoders):
+    for check in (checks.python, checks.disk, checks.compiler, checks.deepspeed, checks.decoders):
         assert all(finding.level != "failure" for finding in check())
-    assert [finding.level for finding in media.round_trip()] == ["ok"]
+    assert [finding.level for finding in checks.round_trip()] == ["ok"]
 
 
 def test_the_token_of_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert [finding.level for finding in ray_runtime.auth_token()] == ["ok"]
+    assert [finding.level for finding in checks.ray_token()] == ["ok"]
     monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
-    (trap,) = ray_runtime.auth_token()
+    (trap,) = checks.ray_token()
     assert (trap.level, "RAY_AUTH_MODE=token" in trap.remedy) == ("warning", True)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert [finding.level for finding in ray_runtime.auth_token()] == ["ok"]
+    assert [finding.level for finding in checks.ray_token()] == ["ok"]
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert [finding.level for finding in ray_runtime.auth_token()] == ["warning"]
+    assert [finding.level for finding in checks.ray_token()] == ["warning"]
     monkeypatch.delenv("RAY_AUTH_MODE")
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere")
-    assert [finding.level for finding in ray_runtime.auth_token()] == ["failure"]
+    assert [finding.level for finding in checks.ray_token()] == ["failure"]
 
 
 def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,11 +77,11 @@ def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("mimir_ray.cli.ray_cluster.connect", refuse)
     monkeypatch.setenv("RAY_ADDRESS", "h:6379")
-    assert [finding.level for finding in ray_runtime.starts()] == ["failure"]
+    assert [finding.level for finding in checks.ray_starts()] == ["failure"]
 
 
 def test_more_cpus_than_the_machine_has_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    assert ray_runtime.slots(4, None).startswith("4 CPUs (slots for tasks, on 2 real ones: ")
-    assert ray_runtime.slots(2, None) == ray_runtime.slots(2, "h:6379") == "2 CPUs"
-    assert ray_runtime.slots(64, "h:6379") == "64 CPUs"
+    assert checks.cpu_slots(4, None).startswith("4 CPUs (slots for tasks, on 2 real ones: ")
+    assert checks.cpu_slots(2, None) == checks.cpu_slots(2, "h:6379") == "2 CPUs"
+    assert checks.cpu_slots(64, "h:6379") == "64 CPUs"
