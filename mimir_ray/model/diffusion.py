@@ -1,5 +1,14 @@
 """Training objective (section 2.1; v-prediction and zero terminal SNR, section 3.1), its schedule in float32.
 
+With x_0 a clean video's latents, eps noise, c the condition, and abar_t from 1 (clean) down to 0 (noise alone, at the
+last timestep: Lin et al., arXiv 2305.08891, algorithm 1):
+
+    x_t  = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps                 ``add_noise``
+    v    = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0                 ``velocity`` (Salimans and Ho, arXiv 2202.00512)
+    loss = mean over t, eps of (v(x_t, c, t) - v)^2                ``loss``, v(...) the transformer
+
+``sampling`` has the way back from v.
+
 Shapes: ``B T C h w`` latents, ``B N D`` text condition, ``B`` timesteps.
 """
 

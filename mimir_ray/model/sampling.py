@@ -2,6 +2,19 @@
 
 Each step is that of diffusers' ``CogVideoXPipeline``, operation for operation, so that results equal it bit for bit on
 the same embeddings and seed. Shapes: ``B T C h w`` latents, ``B N D`` text conditions.
+
+A step goes from timestep t to s. With abar_t of the schedule (``Schedule`` in ``diffusion``: x_t = sqrt(abar_t) x_0 +
+sqrt(1 - abar_t) eps), c the condition, c_0 the null condition and w the ``guidance_scale``:
+
+    v   = v(x_t, c_0, t) + w (v(x_t, c, t) - v(x_t, c_0, t))       guidance; of w <= 1 it is v(x_t, c, t)
+    x0  = sqrt(abar_t) x_t - sqrt(1 - abar_t) v                    what v says of the clean video,
+    eps = sqrt(abar_t) v + sqrt(1 - abar_t) x_t                    and of the noise
+    x_s = an update by x0, and eps or fresh noise                  ``_ddim`` or ``_dpm``
+
+Guidance is equation 6 of Ho and Salimans (arXiv 2207.12598), whose w is ours less one; of v and of eps it is the same,
+as one is linear in the other. x0 and eps of v are in appendix D of Salimans and Ho (arXiv 2202.00512). s is t less the
+whole part of (training timesteps / steps), which is the next t or, where the division leaves a rest, close to it; below
+0, abar_s is 1.
 """
 
 import json
@@ -163,7 +176,9 @@ class Sampler:
         if guided:
             unconditional, conditional = velocity.chunk(2)
             velocity = unconditional + state.guidance_scale * (conditional - unconditional)
-        return self._advance(plan, state, velocity, condition.dtype)
+        advance = _ddim if isinstance(plan.scheduler, CogVideoXDDIMScheduler) else _dpm
+        after = advance(plan, state, velocity)
+        return replace(after, latents=after.latents.to(condition.dtype), step=state.step + 1)
 
     def steps(self, state: DenoiseState, condition: Tensor, null: Tensor | None = None) -> Iterator[DenoiseState]:
         """Yield the state after each remaining step. The caller reports progress in between, and cancels by leaving."""
@@ -171,31 +186,50 @@ class Sampler:
             state = self.step(state, condition, null)
             yield state
 
-    def _advance(self, plan: _Plan, state: DenoiseState, velocity: Tensor, dtype: torch.dtype) -> DenoiseState:
-        timestep = plan.timesteps[state.step]
-        if isinstance(plan.scheduler, CogVideoXDDIMScheduler):
-            latents = plan.scheduler.step(velocity, timestep, state.latents, return_dict=False)[0]
-            return replace(state, latents=latents.to(dtype), step=state.step + 1)
-        generators = [torch.Generator("cpu") for _ in state.generator_states]
-        for generator, saved in zip(generators, state.generator_states, strict=True):
-            generator.set_state(saved)
-        latents, carry = plan.scheduler.step(
-            velocity,
-            state.carry,
-            timestep,
-            plan.timesteps[state.step - 1] if state.step else None,
-            state.latents,
-            generator=generators,
-            return_dict=False,
-        )
-        saved_states = tuple(generator.get_state() for generator in generators)
-        return replace(
-            state, latents=latents.to(dtype), step=state.step + 1, carry=carry, generator_states=saved_states
-        )
-
 
 def _plan(scheduler: Any, num_inference_steps: int, device: torch.device) -> _Plan:
     own = type(scheduler).from_config(scheduler.config)
     own.set_timesteps(num_inference_steps)
     timesteps = own.timesteps[:num_inference_steps]  # by a rounding, 61 steps and some others end in one of -1 more
     return _Plan(own, tuple(timesteps.tolist()), timesteps.to(device))
+
+
+def _ddim(plan: _Plan, state: DenoiseState, velocity: Tensor) -> DenoiseState:
+    """Latents x_s of x_t by DDIM without noise (Song et al., arXiv 2010.02502, equation 12 with sigma_t = 0):
+
+        x_s = sqrt(abar_s) x0 + sqrt(1 - abar_s) eps
+
+    diffusers writes eps as (x_t - sqrt(abar_t) x0) / sqrt(1 - abar_t): with a = sqrt((1 - abar_s) / (1 - abar_t)),
+    x_s = a x_t + (sqrt(abar_s) - a sqrt(abar_t)) x0.
+    """
+    latents = plan.scheduler.step(velocity, plan.timesteps[state.step], state.latents, return_dict=False)[0]
+    return replace(state, latents=latents)
+
+
+def _dpm(plan: _Plan, state: DenoiseState, velocity: Tensor) -> DenoiseState:
+    """Latents x_s of x_t by SDE-DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, on solvers for diffusion SDEs).
+
+    With lambda_t = log(sqrt(abar_t) / sqrt(1 - abar_t)), half the logarithm of the signal-to-noise ratio,
+    h = lambda_s - lambda_t, u the timestep before t, r = (lambda_t - lambda_u) / h, and z fresh noise:
+
+        D   = (1 + 1 / 2r) x0_t - (1 / 2r) x0_u                    x0_u is the ``carry``
+        x_s = sqrt((1 - abar_s) / (1 - abar_t)) e^-h x_t + sqrt(abar_s) (1 - e^-2h) D
+              + sqrt(1 - abar_s) sqrt(1 - e^-2h) z
+
+    The first step, which has no u, and one to s < 0 have D = x0_t. Each row's generator makes z; where D is of second
+    order diffusers draws twice and z is the second draw.
+    """
+    generators = [torch.Generator("cpu") for _ in state.generator_states]
+    for generator, saved in zip(generators, state.generator_states, strict=True):
+        generator.set_state(saved)
+    latents, carry = plan.scheduler.step(
+        velocity,
+        state.carry,
+        plan.timesteps[state.step],
+        plan.timesteps[state.step - 1] if state.step else None,
+        state.latents,
+        generator=generators,
+        return_dict=False,
+    )
+    saved_states = tuple(generator.get_state() for generator in generators)
+    return replace(state, latents=latents, carry=carry, generator_states=saved_states)

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, DDIMScheduler
 
 from mimir_ray.model.rotary import rotary_embedding
-from mimir_ray.model.sampling import DenoiseState, Sampler
+from mimir_ray.model.sampling import DenoiseState, Sampler, _ddim, _dpm
 from tests.tiny import LATENT_CHANNELS, TEXT_DIM, TEXT_LENGTH, tiny_scheduler, tiny_transformer
 
 SHAPE = (3, LATENT_CHANNELS, 8, 8)
@@ -65,6 +66,68 @@ def test_a_run_saved_after_any_step_continues_bit_identically(dpm: bool, rotary:
         *_, done = sampler(dpm=dpm, rotary=rotary).steps(loaded, condition, null)
         assert torch.equal(done.latents, states[-1].latents)
         assert done.to_bytes() == states[-1].to_bytes()
+
+
+@pytest.mark.parametrize("steps", [7, 50], ids=["with a rest", "without"])
+def test_a_ddim_step_is_its_equation(steps: int) -> None:
+    ours = sampler()
+    plan = ours._plan(steps, torch.device("cpu"))
+    state = start(ours, steps)
+    for index in range(steps):
+        t, v = plan.timesteps[index], noise(100 + index)
+        abar_t, abar_s = abar(t), abar(t - 1000 // steps)
+        x0 = abar_t.sqrt() * state.latents - (1 - abar_t).sqrt() * v
+        eps = abar_t.sqrt() * v + (1 - abar_t).sqrt() * state.latents
+        state = replace(_ddim(plan, state, v), step=index + 1)
+        torch.testing.assert_close(state.latents, abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [7, 50], ids=["with a rest", "without"])
+def test_a_dpm_step_is_its_equation(steps: int) -> None:
+    ours = sampler(dpm=True)
+    plan = ours._plan(steps, torch.device("cpu"))
+    state, before = start(ours, steps), noise(0)
+    generator = torch.Generator().manual_seed(5)
+    noise_of(generator)  # what the run started from
+
+    def lambda_of(share: torch.Tensor) -> torch.Tensor:
+        return (share.sqrt() / (1 - share).sqrt()).log()
+
+    for index in range(steps):
+        t, s, v = plan.timesteps[index], plan.timesteps[index] - 1000 // steps, noise(100 + index)
+        abar_t, abar_s = abar(t), abar(s)
+        x0 = abar_t.sqrt() * state.latents - (1 - abar_t).sqrt() * v
+        h = lambda_of(abar_s) - lambda_of(abar_t)
+        d, z = x0, noise_of(generator)
+        if index and s >= 0:
+            r = (lambda_of(abar_t) - lambda_of(abar(plan.timesteps[index - 1]))) / h
+            d, z = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * before, noise_of(generator)
+        expected = ((1 - abar_s) / (1 - abar_t)).sqrt() * (-h).exp() * state.latents
+        expected += abar_s.sqrt() * (1 - (-2 * h).exp()) * d + (1 - abar_s).sqrt() * (1 - (-2 * h).exp()).sqrt() * z
+        state, before = replace(_dpm(plan, state, v), step=index + 1), x0
+        torch.testing.assert_close(state.latents, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(state.carry, x0, rtol=0, atol=1e-12)
+
+
+def start(ours: Sampler, steps: int) -> DenoiseState:
+    return ours.start(SHAPE, [5], num_inference_steps=steps, guidance_scale=1.0, dtype=torch.float64)
+
+
+def abar(timestep: int) -> torch.Tensor:
+    """By the schedule of CogVideoX, of its betas written out: scaled-linear, SNR shifted by 3, zero at the end."""
+    alphas = 1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    product = alphas.cumprod(0)
+    root = (product / (3 - 2 * product)).sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return root[timestep] ** 2 if timestep >= 0 else torch.ones((), dtype=torch.float64)
+
+
+def noise(seed: int) -> torch.Tensor:
+    return noise_of(torch.Generator().manual_seed(seed))
+
+
+def noise_of(generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(1, *SHAPE, generator=generator, dtype=torch.float64)
 
 
 def test_only_so_many_sizes_and_numbers_of_steps_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
