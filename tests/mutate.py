@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 MUTANTS = Path(__file__).with_name("mutants.toml")
+BESIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup", "--no-loadscope-reorder")
+"""How `make test` runs many tests."""
 PASSED, FAILED = 0, 1
 """Exit codes of pytest; the others mean that it could not run the tests."""
 
@@ -90,13 +92,13 @@ def judge(mutant: Mutant) -> Verdict:
         except StaleError as error:
             return Verdict("broken", str(error))
         path.write_text(changed, encoding="utf-8")
-        for tests in (mutant.tests, ()):
+        for tests in (mutant.tests, BESIDE):
             code, told = _pytest(tree, tests)
             # The module as it was compiled here: without it another copy of the package was imported, or none.
             if not Path(importlib.util.cache_from_source(str(path))).exists():
                 return Verdict("broken", f"the tests do not import {path.relative_to(tree)}")
             if code == FAILED:
-                return Verdict("killed", told if tests else f"{told} (which it does not name)")
+                return Verdict("killed", told if tests is mutant.tests else f"{told} (which it does not name)")
             if code != PASSED:
                 return Verdict("broken", f"pytest ended with {code}: {told}")
     return Verdict("survived")
@@ -116,16 +118,18 @@ def _copy() -> Iterator[Path]:
         yield tree
 
 
-def _pytest(tree: Path, tests: Iterable[str]) -> tuple[int, str]:
-    """The exit code for these tests of the default suite, all unless some are named, and the first one that failed."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+def _pytest(tree: Path, arguments: Iterable[str]) -> tuple[int, str]:
+    """The exit code of the default suite, or of those tests of it that are named, and the first one that failed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         command, cwd=tree, env=environment | {"PYTHONPATH": str(tree)}, capture_output=True, text=True, check=False
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-1:]
-    return done.returncode, (lines or last or [""])[0].removeprefix("FAILED ")
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if failed := [line for line in lines if line.startswith("FAILED tests/")]:
+        return FAILED, failed[0].removeprefix("FAILED ")  # xdist calls it an interruption
+    errors = [line for line in lines if line.startswith("ERROR tests/")]
+    return done.returncode, (errors or lines[-1:] or [""])[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
     logger.info("%d mutants; first the tests that they name, without any", len(mutants))
     with _copy() as tree:
-        code, told = _pytest(tree, tests)
+        code, told = _pytest(tree, (*BESIDE, *tests))
     if code != PASSED:
         logger.error("these tests must pass before they can tell anything, and pytest ended with %d: %s", code, told)
         return 1

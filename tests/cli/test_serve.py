@@ -2,7 +2,6 @@
 
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -36,16 +35,3 @@ def test_a_taken_port_is_told_before_ray_starts(monkeypatch: pytest.MonkeyPatch)
         result = mimir("serve", "--port", str(port))
     assert result.exit_code == 2, result.output
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use); choose another with --port" in result.stderr
-
-
-def test_what_is_set_for_generation_holds_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    served: list[ServingConfig] = []
-    monkeypatch.setattr("mimir_ray.cli.ray_cluster.connect", lambda address: None)
-    monkeypatch.setattr("mimir_ray.serving.app.check_port", lambda config: None)
-    monkeypatch.setattr("mimir_ray.serving.app.run", served.append)
-    written: dict[str, Any] = {"generation.num_inference_steps": 7, "serving.generation.guidance_scale": 2.5}
-    options = [part for field, value in written.items() for part in ("--set", f"{field}={value}")]
-    result = mimir("serve", *options)
-    assert result.exit_code == 0, result.output
-    (config,) = served
-    assert (config.generation.num_inference_steps, config.generation.guidance_scale) == (7, 2.5)
