@@ -5,8 +5,9 @@ from pathlib import Path
 
 from mimir_ray.curation import CurationConfig
 from mimir_ray.curation.rules import Rules
-from mimir_ray.curation.stages import Stage, score
-from mimir_ray.curation.tables import Row, commit, rows_of, stage_table
+from mimir_ray.curation.stages import ScoringStage, score
+from mimir_ray.curation.tables import commit, rows_of, stage_table
+from mimir_ray.dataflow import Row
 
 RULES = Rules.of(CurationConfig())
 
@@ -22,7 +23,7 @@ def test_a_clip_that_a_stage_fails_on_is_quarantined_alone(tmp_path: Path) -> No
     out, ids = str(tmp_path), ["first", "broken", "last"]
     fine = {"path": str(tmp_path / "film.mp4"), "status": "ok", "reason": ""}
     commit(stage_table(out, "split"), "s", [fine | {"clip_id": clip_id} for clip_id in ids])
-    score({"shard": "s"}, out, Stage("measure", RULES, lambda: scorer), [], RULES, scorer)
+    score({"shard": "s"}, out, ScoringStage("measure", RULES, lambda: scorer), [], RULES, scorer)
     first, broken, last = rows_of(stage_table(out, "measure"), "s")
     assert [row["clip_id"] for row in (first, broken, last)] == ids
     assert (first["status"], first["brightness"]) == (last["status"], last["brightness"]) == ("ok", 0.5)

@@ -9,7 +9,7 @@ import torch
 from mimir_ray.generation.stages import Condition, DenoiseState
 from mimir_ray.records import GenerationRequest
 from mimir_ray.serving.deployments import Decoded, Denoised, Denoiser, Encoded, FrameDecoder, Unwanted
-from tests.serving.local_graph import FakeEngine
+from tests.serving.local_graph import FakeStages
 
 STEPS = 4
 REQUEST = GenerationRequest(
@@ -30,11 +30,11 @@ class Jobs:
         return len(self.told) <= self._wanted
 
 
-def denoise(engine: FakeEngine, jobs: Jobs) -> Denoised:
+def denoise(engine: FakeStages, jobs: Jobs) -> Denoised:
     return asyncio.run(Denoiser(engine, jobs).denoise("video_1", REQUEST, ENCODED))
 
 
-def decode(engine: FakeEngine, jobs: Jobs, out: Path) -> Decoded:
+def decode(engine: FakeStages, jobs: Jobs, out: Path) -> Decoded:
     state = DenoiseState(
         latents=torch.ones(1, 1),
         step=STEPS,
@@ -49,7 +49,7 @@ def decode(engine: FakeEngine, jobs: Jobs, out: Path) -> Decoded:
 
 
 def test_a_video_that_is_wanted_is_made(tmp_path: Path) -> None:
-    engine, jobs = FakeEngine(), Jobs(99)
+    engine, jobs = FakeStages(), Jobs(99)
     denoised = denoise(engine, jobs)
     assert len(engine.steps) == STEPS
     assert (jobs.told, denoised.encode_s) == ([0, 0, 1, 2, 3, 4], 0.5)
@@ -61,14 +61,14 @@ def test_a_video_that_is_wanted_is_made(tmp_path: Path) -> None:
 
 
 def test_a_video_that_was_deleted_while_it_waited_is_not_begun() -> None:
-    engine = FakeEngine()
+    engine = FakeStages()
     with pytest.raises(Unwanted):
         denoise(engine, Jobs(0))
     assert engine.steps == []
 
 
 def test_a_video_that_is_deleted_stops_after_the_step_in_progress() -> None:
-    engine, jobs = FakeEngine(), Jobs(3)  # for the start, twice, and for the first step
+    engine, jobs = FakeStages(), Jobs(3)  # for the start, twice, and for the first step
     with pytest.raises(Unwanted):
         denoise(engine, jobs)
     assert len(engine.steps) == 3
@@ -77,5 +77,5 @@ def test_a_video_that_is_deleted_stops_after_the_step_in_progress() -> None:
 
 def test_a_video_that_was_deleted_before_it_is_decoded_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(Unwanted):
-        decode(FakeEngine(), Jobs(0), tmp_path)
+        decode(FakeStages(), Jobs(0), tmp_path)
     assert list(tmp_path.iterdir()) == []
