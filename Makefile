@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # Named after the contents of its inputs, so set-up runs again when they change and never because a checkout is younger.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup quickstart test test-slow lint format
+.PHONY: help setup quickstart test test-slow mutants lint format
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ test: lint ## Lint, types, import rules and every test that is not slow, beside 
 
 test-slow: setup ## The tests that take longer: wheel, whole runs, kills
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+mutants: setup ## Which of the small faults listed in tests/mutants.toml the default suite notices
+	$(BIN)/python -m tests.mutate $(ARGS)
 
 lint: setup ## Ruff (rules and format) and mypy in strict mode
 	$(BIN)/ruff check .

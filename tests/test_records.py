@@ -119,7 +119,8 @@ def test_packed_arrays_come_back(dtype: StateDtype, width: int, error: float) ->
 
 def test_bfloat16_bits_are_those_of_torch() -> None:
     torch = pytest.importorskip("torch")
-    values = torch.cat([torch.randn(4096) * 10.0**power for power in (-38, -3, 0, 8, 37)])
+    halfway = 1 + torch.arange(512) / 256  # every second one lies between two numbers, and goes to the even one
+    values = torch.cat([torch.randn(4096) * 10.0**power for power in (-38, -3, 0, 8, 37)] + [halfway])
     ours = unpack_array(pack_array(values.numpy(), "bfloat16"), "bfloat16", (-1,))
     assert torch.equal(torch.from_numpy(ours), values.bfloat16().float())
 

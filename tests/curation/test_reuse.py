@@ -7,7 +7,8 @@ import pytest
 
 from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig, write_report
-from mimir_ray.curation.tables import outcome_table, rows_of, stage_table
+from mimir_ray.curation.reuse import inherit
+from mimir_ray.curation.tables import SCORES, commit, outcome_table, rows_of, stage_table
 from mimir_ray.curation.watch import Watched, watch
 from mimir_ray.dataflow import Row
 from tests.curation.local import curate_whole
@@ -84,6 +85,19 @@ def test_a_file_that_failed_gets_another_try(tmp_path: Path) -> None:
     assert curate_whole([str(source)], str(out), CONFIG).clips.ok == 2
 
 
+def test_scores_of_more_than_the_clip_are_not_inherited(tmp_path: Path) -> None:
+    """What a caption was given may be for one that the file does not have any more."""
+    out, row = str(tmp_path), {"clip_id": "a", "status": "ok", "reason": ""}
+    numbers = ("motion", "black_area", "brightness", "black_frame_rate", "aesthetic_mean", "text_area")
+    scores = dict.fromkeys((*numbers, "watermark_margin"), 0.5) | {"caption_scores": [0.3]}
+    commit(stage_table(out, "split"), "new", [row])
+    for stage in SCORES:
+        commit(stage_table(out, stage), "old", [row | scores])
+    inherit(out, "new", ["old"], list(SCORES))
+    inherited = {stage for stage in SCORES if stage_table(out, stage).has("new")}
+    assert inherited == set(SCORES) - {"agreement"}
+
+
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are watched."""
@@ -131,6 +145,11 @@ def test_a_file_that_joins_does_not_make_the_others_be_watched_again(
     assert (alone.shots, alone.short_shots) == (joined.shots, joined.short_shots)
     for name in ("videos", "clips", "captions"):
         assert table_rows(out, name) == table_rows(tmp_path / "alone", name), "as if it had been done at once"
+
+    watched.clear()
+    save(source / "e.mp4", moving(background=180))
+    curate_whole([str(source)], str(out), config)
+    assert sorted(watched) == ["e.mp4", "text.mp4"], "what has a duplicate is as well known as anything"
 
 
 @pytest.mark.parametrize("split", ["{}", "off"])

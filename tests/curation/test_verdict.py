@@ -1,6 +1,7 @@
 """Nothing passes for want of a score: a clip or a caption that lacks one is quarantined."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from mimir_ray.config import override
 from mimir_ray.curation import CurationConfig
 from mimir_ray.curation.config import CaptionRules
 from mimir_ray.curation.rules import NEEDED, Rules
-from mimir_ray.curation.stages import MODEL_STAGES
+from mimir_ray.curation.stages import MODEL_STAGES, judge
+from mimir_ray.curation.tables import commit, outcome_table, rows_of, stage_table
 from mimir_ray.curation.verdict import caption_rows, verdict
 from mimir_ray.dataflow import Row
 
@@ -100,3 +102,15 @@ def test_a_caption_that_falls_short_needs_no_score_and_one_that_is_left_is_enoug
     assert [caption["status"] for caption in none[1]] == ["rejected", "quarantined"]
     assert none[0]["status"] == "quarantined"
     assert isinstance(CAPTIONS, CaptionRules)
+
+
+def test_the_captions_of_a_clip_share_its_fate(tmp_path: Path) -> None:
+    out, scored = str(tmp_path), {"status": "ok", "reason": ""}
+    told = {"still": {"motion": 0.0}, "unmeasured": {"motion": None}, "kept": {}}
+    commit(stage_table(out, "split"), "s", [CLIP | {"clip_id": clip_id} for clip_id in told])
+    commit(stage_table(out, "measure"), "s", [CLIP | scored | {"clip_id": name} | row for name, row in told.items()])
+    assert judge({"shard": "s"}, out, ["measure"], UNRULED) == {"shard": "s", "ok": 1, "rejected": 1, "quarantined": 1}
+    clips, captions = (rows_of(outcome_table(out, name), "s") for name in ("clips", "captions"))
+    said = [{name: row[name] for name in ("clip_id", "status", "rule", "reason")} for row in clips]
+    assert [{name: row[name] for name in ("clip_id", "status", "rule", "reason")} for row in captions] == said
+    assert [row["status"] for row in clips] == ["rejected", "quarantined", "ok"]

@@ -10,7 +10,7 @@ import pytest
 
 from mimir_ray.config import UserError
 from mimir_ray.generation import batch as batch_module
-from mimir_ray.generation.actors import DecodeActor, DenoiseActor
+from mimir_ray.generation.actors import DecodeActor, DenoiseActor, generation_row
 from mimir_ray.generation.batch import Progress, generate_batch
 from mimir_ray.generation.checkpoint import load_generator
 from mimir_ray.generation.config import GenerationConfig
@@ -152,3 +152,13 @@ def test_another_model_is_refused(mimir: str, base: str, config: GenerationConfi
     generate_batch([], mimir, str(tmp_path), config)
     with pytest.raises(UserError, match="model was"):
         generate_batch([], base, str(tmp_path), config)
+
+
+@pytest.mark.parametrize(("all_of_them", "left"), [(False, ["bad", "good", "other"]), (True, ["good", "other"])])
+def test_only_what_failed_is_forgotten(all_of_them: bool, left: list[str], tmp_path: Path) -> None:
+    table = Table(str(tmp_path / "generations"))
+    for name, reason in {"good": "", "bad": "too long", "other": "", "mended": "no json"}.items():
+        outcome = {"status": "quarantined" if reason else "ok", "reason": reason}
+        table.commit(name, generation_row(None, request_id=name, **outcome))
+    batch_module._drop_failures(table, {"good", "bad"}, all_of_them=all_of_them)
+    assert table.shards() == left

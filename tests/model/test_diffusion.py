@@ -85,3 +85,21 @@ def test_timesteps_are_uniform_over_the_whole_schedule() -> None:
 def test_a_scheduler_that_does_not_predict_v_is_refused() -> None:
     with pytest.raises(UserError, match=r"'epsilon'.*'v_prediction' only"):
         Schedule.from_scheduler(CogVideoXDDIMScheduler())
+
+
+def test_the_loss_of_a_bfloat16_transformer_is_taken_in_float32() -> None:
+    transformer = tiny_transformer().bfloat16()
+    schedule = Schedule.from_scheduler(tiny_scheduler())
+    clean, noise = random(2, 3, LATENT_CHANNELS, 8, 8), random(2, 3, LATENT_CHANNELS, 8, 8, seed=1)
+    condition, steps = random(2, TEXT_LENGTH, TEXT_DIM, seed=2), torch.tensor([20, 999])
+    with torch.no_grad():
+        result = loss(transformer, schedule, clean, condition, steps, noise)
+        predicted = transformer(
+            hidden_states=schedule.add_noise(clean, noise, steps).bfloat16(),
+            encoder_hidden_states=condition.bfloat16(),
+            timestep=steps,
+            return_dict=False,
+        )[0]
+    assert (predicted.dtype, result.per_sample.dtype) == (torch.bfloat16, torch.float32)
+    expected = (predicted.double() - schedule.velocity(clean, noise, steps).double()).square().flatten(1).mean(1)
+    torch.testing.assert_close(result.per_sample.double(), expected, rtol=1e-5, atol=0)

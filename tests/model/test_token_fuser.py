@@ -112,6 +112,9 @@ def test_llm_pads_cannot_influence_the_output(name: str, tokens: TextTokens) -> 
     for poison in (1e4, float("nan")):
         poisoned = dataclasses.replace(tokens, llm=torch.where(pads, torch.tensor(poison), tokens.llm))
         assert torch.equal(fuser(poisoned), fuser(tokens))
+    alone = tokens.t5 if fuser.z_theta is None else tokens.t5 + fuser.z_theta(tokens.t5)
+    silent = nn.functional.pad(pads[..., 0], (0, TEXT_LENGTH - pads.shape[1]), value=True)
+    assert torch.equal(fuser(tokens)[:, :TEXT_LENGTH][silent], alone[silent]), "no bias either"
 
 
 @pytest.mark.parametrize("extra", [3, 40])

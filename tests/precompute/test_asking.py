@@ -15,11 +15,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mimir_ray.config import UserError, override
-from mimir_ray.model.config import ModelConfig
+from mimir_ray.model.config import LanguageConfig, ModelConfig
 from mimir_ray.model.questions import query_ids
 from mimir_ray.model.text_branches import choose_tokens
 from mimir_ray.precompute import encode_in_memory, precompute
 from mimir_ray.precompute.actors import LLMEncoder
+from mimir_ray.precompute.answers import answers_row, questions_about
 from mimir_ray.precompute.asking import AnswerCollector, ask
 from mimir_ray.precompute.components import load_llm, load_llm_reader
 from mimir_ray.precompute.keys import table_keys
@@ -303,6 +304,15 @@ def test_rows_are_such_as_the_engine_takes(asked: Path, model: ModelConfig, tmp_
         ask(alone("shard-1").row() | {"predecessors": [], "retry": "passing", "answers": True}, str(data), model, short)
     )
     assert all("context of 10 tokens" in row["error"] for row in rows)
+
+
+def test_a_row_of_answers_says_which_seed_each_is_of() -> None:
+    config, language = override(CONFIG, ["seed=7"]), LanguageConfig()
+    caption = {"clip_id": "a", "kind": "long", "text": YELLOW}
+    row = answers_row(caption, [[number] for number in range(6)], config)
+    assert row["sampled"] == [{"seed": 7, "token_ids": [0]}, {"seed": 8, "token_ids": [1]}]
+    assert row["instructions"] == [[2], [3], [4], [5]]
+    assert [seed for _, seed in questions_about(YELLOW, language, config)] == [7, 8, 7, 7, 7, 7]
 
 
 def test_an_answer_without_a_token_is_none(asked: Path, model: ModelConfig, tmp_path: Path) -> None:

@@ -38,3 +38,27 @@ def test_tiles_decide_latents_and_slices_decide_nothing(model: ModelConfig) -> N
     assert table_keys(model, override(CONFIG, ["vae_slicing=true"])) == keys
     tiled = table_keys(model, override(CONFIG, ["vae_tiling=true"]))
     assert {name for name in keys if tiled[name] != keys[name]} == {"latents"}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "stale"),
+    [
+        ("sample_fps=8", {"latents"}),
+        ("num_frames=17", {"latents"}),
+        ("dtype=float32", {"latents", "t5_tokens", "llm_tokens"}),
+        ("answers=3", {"llm_tokens"}),
+        ("seed=1", {"llm_tokens"}),
+        ("latents.batch=7", set()),
+    ],
+)
+def test_what_decides_a_table_is_in_its_key(assignment: str, stale: set[str], model: ModelConfig) -> None:
+    keys, other = table_keys(model, CONFIG), table_keys(model, override(CONFIG, [assignment]))
+    assert {name for name in keys if other[name] != keys[name]} == stale
+
+
+def test_another_revision_on_the_hub_makes_its_own_tables_stale() -> None:
+    at = ModelConfig(base="some/base", llm="some/llm", fuser=FuserConfig(text_length=24))
+    keys = table_keys(at, CONFIG)
+    for field, stale in (("revision", {"latents", "t5_tokens"}), ("llm_revision", {"llm_tokens"})):
+        other = table_keys(at.model_copy(update={field: "v2"}), CONFIG)
+        assert {name for name in keys if other[name] != keys[name]} == stale

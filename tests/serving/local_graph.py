@@ -89,7 +89,9 @@ class _Method:
         return asyncio.get_running_loop().create_task(call())
 
 
-class _Handle:
+class Handle:
+    """What the jobs call a deployment by, of an object in this process."""
+
     def __init__(self, deployment: Any) -> None:
         self._deployment = deployment
 
@@ -102,7 +104,7 @@ def local_jobs(config: ServingConfig, stages: FakeStages) -> VideoJobs:
         return await jobs.advance(job_id, steps_done)
 
     graph = (PromptEncoder(stages), Denoiser(stages, report), FrameDecoder(stages, config.out, report))
-    jobs = VideoJobs(config, *(_Handle(deployment) for deployment in graph))  # type: ignore[arg-type]
+    jobs = VideoJobs(config, *(Handle(deployment) for deployment in graph))  # type: ignore[arg-type]
     return jobs
 
 

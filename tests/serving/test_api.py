@@ -234,6 +234,14 @@ def test_bad_fields_are_named(url: str, body: dict[str, Any], param: str, says: 
     assert says in error["message"]
 
 
+def test_a_request_may_ask_for_as_much_as_the_limits_say(url: str) -> None:
+    limits = RequestLimits()
+    whole = {"num_frames": 33, "num_inference_steps": limits.max_inference_steps, "width": 1360, "height": 768}
+    answer = post(url, prompt="x" * limits.max_prompt_characters, **whole)
+    assert answer.status_code == 200, answer.text
+    assert requests.delete(f"{url}/v1/videos/{answer.json()['id']}", timeout=60).status_code == 200
+
+
 @pytest.mark.parametrize("body", [b"{", b"[]", b"", b"\xff"])
 def test_a_body_that_is_no_object(url: str, body: bytes) -> None:
     answer = requests.post(f"{url}/v1/videos", data=body, timeout=60)

@@ -64,6 +64,31 @@ def test_estimates_follow_the_steps_and_the_queue() -> None:
     assert store.view(second).queue_position == 0
 
 
+def test_replicas_share_what_waits() -> None:
+    clock = Clock()
+    store = JobStore(4, replicas=2, now=clock)
+    first, second, third = made(store), made(store), made(store, steps=10)
+    for job in (first, second):
+        store.advance(job.id, 0)
+    clock.now += 2
+    for job in (first, second):
+        store.advance(job.id, 1)
+    assert store.view(third).eta_s == (6 + 6) / 2 + 20
+
+
+def test_room_comes_when_the_first_of_them_is_done() -> None:
+    clock = Clock()
+    store = JobStore(2, now=clock)
+    long, short = made(store, steps=10), made(store, steps=4)
+    store.advance(long.id, 0)
+    clock.now += 2
+    store.advance(long.id, 1)
+    full = store.create(request())
+    assert isinstance(full, QueueFull)
+    assert full.retry_after_s == 8
+    assert store.view(short).queue_position == 0
+
+
 def test_room_is_bounded_and_comes_back() -> None:
     store = JobStore(2)
     first, _ = made(store), made(store)
@@ -96,4 +121,7 @@ def test_pages() -> None:
     page = store.page(None, 1, "asc")
     assert page is not None
     assert page.data[0].id == ids[0]
+    page = store.page(ids[2], 2, "desc")
+    assert page is not None
+    assert ([video.id for video in page.data], page.has_more) == ([ids[1], ids[0]], False)
     assert store.page("video_x", 1, "asc") is None

@@ -21,6 +21,7 @@ from mimir_ray.storage import (
     AccountingError,
     Table,
     ahead,
+    filesystem,
     join,
     read_json,
     write_json,
@@ -99,12 +100,14 @@ def test_every_table_has_a_version_of_its_own(tmp_path: Path, name: str) -> None
     Table(join(tmp_path, name)).begin(Settings())
     run = read_json(tmp_path / name / "_run.json")
     assert run["schema_version"] == VERSIONS[name]
-    Table(join(tmp_path, name), version=VERSIONS[name] + 1).begin(Settings(), overwrite=True)
     for other in set(VERSIONS) - {name}:
         Table(join(tmp_path, other)).begin(Settings())
-    told = f"holds version {VERSIONS[name] + 1} of the table {name}, and this mimir makes version {VERSIONS[name]}. "
-    with pytest.raises(UserError, match=told + "Pass --overwrite to replace its 0 shards, choose another --out, or "):
-        Table(join(tmp_path, name)).begin(Settings())
+    for version in (VERSIONS[name] - 1, VERSIONS[name] + 1):
+        Table(join(tmp_path, name), version=version).begin(Settings(), overwrite=True)
+        told = f"holds version {version} of the table {name}, and this mimir makes version {VERSIONS[name]}. "
+        remedy = "Pass --overwrite to replace its 0 shards, choose another --out, or "
+        with pytest.raises(UserError, match=told + remedy):
+            Table(join(tmp_path, name)).begin(Settings())
 
 
 def test_a_table_of_before_whose_version_is_the_same_is_taken_over(tmp_path: Path) -> None:
@@ -174,6 +177,21 @@ def test_a_changed_set_of_shards_is_not_finished(root: str) -> None:
     table.commit("s3", captions(("c", "rejected", "too dark")))
     assert table.manifest() is None, "as many shards as before, but not the same ones"
     assert table.finish(3).rejected == 1
+    system, path = filesystem(join(table.uri, "s3.parquet"))
+    system.delete_file(path)
+    table.commit("s4", captions(("d", "ok", "")))
+    assert table.manifest() is None, "nor where somebody else has removed one"
+
+
+def test_a_shard_that_was_dropped_and_comes_back_is_counted_anew(root: str) -> None:
+    table = Table(join(root, "captions"))
+    table.begin(Settings())
+    table.commit("s1", OK)
+    assert table.finish(2).ok == 2
+    table.drop(["s1"])
+    table.commit("s1", captions(("c", "rejected", "too dark"), ("d", "ok", "")))
+    assert table.manifest() is None
+    assert table.finish(2).rejected == 1
 
 
 def test_reasons_without_end_are_bounded(tmp_path: Path) -> None:

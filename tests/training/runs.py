@@ -256,6 +256,11 @@ def _two(world: World, states: Path) -> dict[str, Any]:
     for stage in (1, 2, 3):
         made = config(zero_stage=stage, max_skipped_steps=SHORT)
         found[f"skipped{stage}"] = sharded(world, made, 0, SHORT, states / f"skipped{stage}", cls=BrokenBatches)
+    made, half = config(max_skipped_steps=SHORT), states / "skipped2 half"
+    sharded(world, made, 0, SHORT - 1, half, cls=BrokenBatches)
+    found["skipped2 resumed"] = sharded(
+        world, made, SHORT - 1, SHORT, states / "skipped2 resumed", half, cls=BrokenBatches
+    )
     found["refused"] = refused(world)
     for stage in (2, 3):
         name, made = f"stage{stage} bf16", config(zero_stage=stage, precision="bf16")

@@ -165,6 +165,13 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(
     assert read_progress(world.root / "states" / f"skipped{stage}") == TrainingProgress(SHORT, SHORT - left_out)
 
 
+def test_a_run_that_left_steps_out_resumes_exactly(runs: list[dict[str, Any]], world: World) -> None:
+    progress = read_progress(world.root / "states" / "skipped2 half")
+    assert progress.updates < progress.step == SHORT - 1
+    assert_identical(runs[0]["skipped2 resumed"], runs[0]["skipped2"])
+    assert runs[0]["skipped2 resumed"].row["learning_rate"] == runs[0]["skipped2"].row["learning_rate"]
+
+
 def test_too_many_steps_left_out_name_the_clip_on_every_worker(runs: list[dict[str, Any]]) -> None:
     for rank in runs:
         assert "1 steps were left out, more than training.max_skipped_steps=0" in rank["refused"]

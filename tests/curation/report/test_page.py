@@ -20,6 +20,7 @@ from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.tables import outcome_table, stage_table
 from mimir_ray.curation.watch import Watched
 from mimir_ray.dataflow import Row
+from mimir_ray.records import VERSIONS
 from mimir_ray.storage import Table, content_id, join, read_bytes, read_json, upload, write_json
 from mimir_ray.video import VideoError
 from tests.curation.local import curate_whole
@@ -261,11 +262,16 @@ def test_an_unfinished_curation_is_refused(out: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_curation_of_an_earlier_version_is_refused_with_the_remedy(out: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["videos", "clips", "captions"])
+@pytest.mark.parametrize("away", [-1, 1])
+def test_a_curation_of_another_version_is_refused_with_the_remedy(
+    name: str, away: int, out: Path, tmp_path: Path
+) -> None:
     shutil.copytree(out, tmp_path, dirs_exist_ok=True)
-    manifest = read_json(tmp_path / "clips" / "_manifest.json")
-    write_json(tmp_path / "clips" / "_manifest.json", manifest | {"schema_version": 2})
-    with pytest.raises(UserError, match=r"version 2 of the table clips, and this mimir reads version 3: .*--overwrite"):
+    manifest, version = read_json(tmp_path / name / "_manifest.json"), VERSIONS[name]
+    write_json(tmp_path / name / "_manifest.json", manifest | {"schema_version": version + away})
+    told = rf"version {version + away} of the table {name}, and this mimir reads version {version}: .*--overwrite"
+    with pytest.raises(UserError, match=told):
         write_report(str(tmp_path))
 
 

@@ -73,6 +73,21 @@ def test_a_run_of_another_version_is_another_run(out: str) -> None:
         begin(out, run())
 
 
+def test_of_every_field_it_is_known_whether_it_decides_the_weights() -> None:
+    decides = {
+        *("steps", "batch_size", "train", "lora", "precision", "text_dropout", "caption_weights", "seed"),
+        *("learning_rate", "fuser_learning_rate", "warmup_steps", "schedule", "final_learning_rate"),
+        *("betas", "weight_decay", "max_grad_norm", "ema_decay", "shuffle_shards"),
+    }
+    may_change = {
+        *("workers", "min_workers", "resize_check_s", "accumulate", "device", "zero_stage", "offload"),
+        *("gradient_checkpointing", "compile", "read_ahead", "cache_mib", "log_every", "max_skipped_steps"),
+        *("checkpoint_every", "keep_checkpoints", "keep_by", "max_failures", "validation", "logging"),
+    }
+    assert decides | may_change == set(TrainingConfig.model_fields), "say of a new field which of the two it is"
+    assert set(run().model_dump(mode="json")["training"]) == decides
+
+
 def test_other_clips_are_another_run_and_said_in_words(out: str) -> None:
     with pytest.raises(UserError, match=r"holds another run: the clips, their captions or the shards .* have changed"):
         begin(out, run().model_copy(update={"samples": "3"}))
