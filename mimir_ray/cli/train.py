@@ -13,7 +13,7 @@ from mimir_ray.console import Report, print_whole, progress_line, results
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
-    from mimir_ray.training.reporting.metrics import Row
+    from mimir_ray.training.reporting.metrics import MetricsRow
 
 
 def add_to(app: typer.Typer) -> None:
@@ -94,7 +94,7 @@ def train(
             configuration.model,
             configuration.training,
             source=encode if no_cache else None,
-            on_metrics=report and partial(_show, report, steps),
+            on_metrics=partial(_show, report, steps) if report else None,
             generation=configuration.generation,
             scorer=scorer_for(configuration),
         )
@@ -106,7 +106,7 @@ def train(
     )
 
 
-def _show(report: Report, steps: int, row: "Row") -> None:
+def _show(report: Report, steps: int, row: "MetricsRow") -> None:
     from mimir_ray.training.reporting.metrics import row_text
 
     report(row["step"], steps, row_text(row))
