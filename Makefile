@@ -34,7 +34,7 @@ quickstart: setup ## The whole road on the embedded shapes world: clips, curatio
 	$(BIN)/mimir quickstart $(ARGS)
 
 test: lint ## Lint, types, import rules and every test that is not slow, beside each other
-	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## The tests that take longer: wheel, whole runs, kills
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,8 +1,10 @@
 """Shared fixtures: one Ray for the session, and a network that ends at this machine."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,36 @@ os.environ.update(
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+COSTLY = ("ray_session", "runs")
+"""Fixtures of the session that cost much, the costliest first."""
+
+
+@cache
+def unit(file: str) -> str:
+    """What must run in one process: a file, or all the files that name the same costly fixture."""
+    text = Path(file).read_text("utf-8")
+    return next((name for name in COSTLY if re.search(rf'"{name}"|\b{name}: [\w(]', text)), file)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Beside each other (``-n``) run files; what shares a costly fixture of the session stays together, and starts."""
-    shared = ("ray_session", "runs")  # by name, the costlier first
+    """The costly ones first: with ``-n`` the others run beside them meanwhile."""
+    places = {name: place for place, name in enumerate(COSTLY)}
+    items.sort(key=lambda item: places.get(unit(str(item.path)), len(COSTLY)))
 
-    def cost(item: pytest.Item) -> int:
-        used = getattr(item, "fixturenames", ())
-        return next((place for place, name in enumerate(shared) if name in used), len(shared))
 
-    for item in items:
-        place = cost(item)
-        item.add_marker(pytest.mark.xdist_group(shared[place] if place < len(shared) else item.nodeid.split("::")[0]))
-    items.sort(key=cost)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Send whole units to the processes of ``-n``.
+
+    Not by marks: pytest-xdist 3.8 names their group in a field that pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByUnit(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return unit(str(config.rootpath / nodeid.split("::")[0]))
+
+    return ByUnit(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 MUTANTS = Path(__file__).with_name("mutants.toml")
-BESIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup", "--no-loadscope-reorder")
+BESIDE = ("-n", "logical", "--maxprocesses", "4", "--no-loadscope-reorder")
 """How `make test` runs many tests."""
 PASSED, FAILED = 0, 1
 """Exit codes of pytest; the others mean that it could not run the tests."""
