@@ -80,8 +80,9 @@ def test_a_shard_loses_no_row_to_an_engine_and_comes_back_once(ray_session: None
 
 
 def test_what_is_printed_aside_comes_back_without_the_remark(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])  # a verb before may have left its own
     caplog.set_level(logging.DEBUG, "mimir_ray")
     remark = b"E 1 1] core_worker.cc:1: Actor 'x' " + dataflow._REMARK + b". If the arguments are lost ...\n"
 

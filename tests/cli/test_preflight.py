@@ -139,6 +139,7 @@ def test_a_hub_id_against_a_directory_is_a_warning(
 def test_train_refuses_before_it_starts_ray(tmp_path: Path, model: ModelConfig) -> None:
     data = finished(tmp_path, table_keys(model, CONFIG))
     sizes = [f"--set=precompute.{name}={value}" for name, value in (("num_frames", 9), ("height", 64), ("width", 96))]
+    sizes.append("--set=generation.width=96")  # a recipe makes what it trains on
     models = [f"--set=model.base={model.base}", f"--set=model.llm={model.llm}"]
     result = mimir("train", "--data", data, "--out", str(tmp_path / "out"), *sizes, *models)
     assert result.exit_code == 2

@@ -223,8 +223,12 @@ def test_a_clip_that_cannot_be_read_is_quarantined_alone(pipeline: MimirPipeline
 
 
 def test_a_clip_that_the_encoder_fails_on_is_quarantined_alone(pipeline: MimirPipeline) -> None:
-    class Picky:
-        device, dtype = pipeline.vae.device, pipeline.vae.dtype
+    class Picky(torch.nn.Module):
+        dtype = pipeline.vae.dtype
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.vae = pipeline.vae
 
         def encode(self, video: torch.Tensor) -> Any:
             if (video == -1).flatten(1).all(1).any():
