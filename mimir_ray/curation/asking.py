@@ -16,7 +16,7 @@ from mimir_ray.curation.tables import commit, rows_of, stage_table
 from mimir_ray.dataflow import Row
 
 if TYPE_CHECKING:
-    from mimir_ray.curation.models.questions import Question
+    from mimir_ray.curation.models.questions import ClipQuestion
 
 
 def ask(row: Row, out: str, stage: ScoringStage, before: Sequence[str], rules: Rules) -> Iterator[Row]:
@@ -73,7 +73,7 @@ class ScoreCollector:
         return {"shard": shard}
 
     @cached_property
-    def _question(self) -> "Question":
+    def _question(self) -> "ClipQuestion":
         return _question(self._stage)
 
     def _seconds(self) -> float:
@@ -96,6 +96,6 @@ class ScoreCollector:
             return failure(name, error, row["clip_id"])
 
 
-def _question(stage: ScoringStage) -> "Question":
+def _question(stage: ScoringStage) -> "ClipQuestion":
     assert stage.asked is not None
     return stage.asked.load()

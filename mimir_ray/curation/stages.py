@@ -19,17 +19,13 @@ from mimir_ray.curation.reuse import inherit, known_files, known_scores
 from mimir_ray.curation.rules import Rules, shortfalls
 from mimir_ray.curation.sources import SourceFile
 from mimir_ray.curation.split import failure, split_files
-from mimir_ray.curation.tables import commit, known_clips, outcome_table, rows_of, stage_table
+from mimir_ray.curation.tables import ClipScorer, commit, known_clips, outcome_table, rows_of, stage_table
 from mimir_ray.curation.verdict import caption_rows, verdict
 from mimir_ray.dataflow import ActorPool, Row, Work
 from mimir_ray.vllm import TextEngineConfig
 
 if TYPE_CHECKING:
-    from mimir_ray.curation.models.questions import Question
-
-Scorer = Callable[[Sequence[Row]], list[Row]]
-"""From rows of clips to the columns of their scores, or of why there are none. What it raises puts a clip into
-quarantine, alone."""
+    from mimir_ray.curation.models.questions import ClipQuestion
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class ScoringStage:
     name: str
     key: Config
     """All that decides the scores: another one makes another table."""
-    load: Callable[[], Scorer]
+    load: Callable[[], ClipScorer]
     """Makes the scorer, in the worker that uses it."""
     pool: ActorPool | None = None
     """The actors that hold its model. A stage without them, or an engine, runs in tasks."""
@@ -57,7 +53,7 @@ class Asked:
     """An engine beside the pipeline, and what it is asked."""
 
     engine: TextEngineConfig
-    load: Callable[[], "Question"]
+    load: Callable[[], "ClipQuestion"]
 
 
 class MeasureKey(Config):
@@ -129,7 +125,7 @@ def unscored(shard: str, out: str, stage: ScoringStage, before: Sequence[str], r
     return [clip for clip in clips if clip["status"] == "ok" and not (stage.costly and shortfalls(clip, rules))]
 
 
-def score(row: Row, out: str, stage: ScoringStage, before: Sequence[str], rules: Rules, scorer: Scorer) -> Row:
+def score(row: Row, out: str, stage: ScoringStage, before: Sequence[str], rules: Rules, scorer: ClipScorer) -> Row:
     """Commit scores for the clips of the shard that have none yet; those there are stay."""
     shard, table = row["shard"], stage_table(out, stage.name)
     clips = unscored(shard, out, stage, before, rules)
@@ -178,13 +174,13 @@ def _of(clip: Row) -> Row:
     return {name: clip[name] for name in ("status", "reason", "rule")}
 
 
-def _measuring(config: CurationConfig) -> Scorer:
+def _measuring(config: CurationConfig) -> ClipScorer:
     from mimir_ray.curation.measure import measure_clips
 
     return partial(measure_clips, config=config)
 
 
-def _modelling(name: str, config: CurationConfig) -> Scorer:
+def _modelling(name: str, config: CurationConfig) -> ClipScorer:
     import torch
 
     from mimir_ray.curation.models.scorers import load_scorer
@@ -199,13 +195,13 @@ def _release() -> None:
     release()
 
 
-def _questioning(name: str, config: CurationConfig) -> "Question":
+def _questioning(name: str, config: CurationConfig) -> "ClipQuestion":
     from mimir_ray.curation.models.questions import load_question
 
     return load_question(name, config)
 
 
-def _scored(clips: Sequence[Row], stage: ScoringStage, scorer: Scorer) -> Iterator[Row]:
+def _scored(clips: Sequence[Row], stage: ScoringStage, scorer: ClipScorer) -> Iterator[Row]:
     """A row a clip. A batch that fails is taken apart, so that one clip's failure is no other one's."""
     began_s = time.perf_counter()
     try:

@@ -9,7 +9,7 @@ All of them have the same shards. Of a shard, `clips` is committed last. Paths b
 to it, so that it can be moved as a whole; the functions here take and give them as they are now.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -57,6 +57,10 @@ SCORES: dict[str, pa.Schema] = {
     "agreement": _scores(pa.field("caption_scores", pa.list_(pa.float64()))),
 }
 """Schemas of the tables of the scoring stages."""
+
+ClipScorer = Callable[[Sequence[Row]], list[Row]]
+"""From rows of clips to the columns of their scores, or of why there are none. What it raises puts a clip into
+quarantine, alone."""
 
 STAGE_VERSIONS = {
     "split": 3,

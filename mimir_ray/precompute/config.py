@@ -38,7 +38,7 @@ class PrecomputeConfig(Config):
     """Wall time after which a clip that does not decode is quarantined, until that is tried again when asked for; one
     that begins late in its video has 20 s more for each second before it."""
 
-    long_captions: Literal["cut", "reject"] = "cut"
+    long_captions: Literal["truncate", "reject"] = "truncate"
     """What becomes of captions of more tokens than the text encoder reads; how many are truncated is said."""
     answers: int = Field(1, ge=1)
     """Sampled LLM answers kept per caption (K): answer k is the one the pipeline gives with the seed ``seed + k``."""

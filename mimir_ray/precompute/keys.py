@@ -77,7 +77,7 @@ def table_keys(model: ModelConfig, config: PrecomputeConfig) -> dict[str, Config
         "text_encoder": identity(model.base, model.revision, "text_encoder", "tokenizer"),
         "text_length": text_length(model),
     }
-    truncates = config.long_captions == "cut"
+    truncates = config.long_captions == "truncate"
     keys: dict[str, Config] = {
         "latents": LatentsKey(
             vae=identity(model.base, model.revision, "vae"),

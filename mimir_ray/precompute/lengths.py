@@ -102,7 +102,7 @@ def refused(texts: Iterable[str], branch: "T5Branch") -> dict[str, Rejected]:
     return {
         text: Rejected(
             f"the caption has {count} text tokens; this model reads {branch.max_length}: shorten it by "
-            f"{count - branch.max_length} tokens or more, or let it be cut with precompute.long_captions=cut"
+            f"{count - branch.max_length} tokens or more, or set precompute.long_captions=truncate"
         )
         for text, count in counts.items()
         if count > branch.max_length

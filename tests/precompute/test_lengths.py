@@ -140,7 +140,7 @@ def test_long_captions_are_rejected_where_that_is_asked_for(model: ModelConfig) 
     rows = t5_rows(captions, branch, rejecting)
     assert [row["status"] for row in rows] == ["ok", "rejected", "ok"]
     assert f"has {limit + 5} text tokens; this model reads {limit}: shorten it by 5 tokens or more" in rows[1]["reason"]
-    assert "precompute.long_captions=cut" in rows[1]["reason"]
+    assert "precompute.long_captions=truncate" in rows[1]["reason"]
     assert sorted(encoded) == sorted([WORDS, exact])
     assert rows[0]["states"] == truncated[0]["states"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mimir_ray.config import UserError
-from mimir_ray.curation.models.clip import Clip
+from mimir_ray.curation.models.clip import ClipModel
 from mimir_ray.curation.models.config import AestheticConfig
 from mimir_ray.curation.models.loading import Frames
 
@@ -26,7 +26,7 @@ class Aesthetic:
     """Scores clips. Raises UserError where the head is missing or does not fit CLIP's features."""
 
     def __init__(self, config: AestheticConfig) -> None:
-        self.clip = Clip(config.clip)
+        self.clip = ClipModel(config.clip)
         self.head = load_head(_located(config), self.clip.width).to(self.clip.model.device)
 
     @torch.inference_mode()

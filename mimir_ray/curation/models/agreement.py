@@ -2,7 +2,7 @@
 
 import re
 
-from mimir_ray.curation.models.clip import Clip
+from mimir_ray.curation.models.clip import ClipModel
 from mimir_ray.curation.models.config import AgreementConfig
 from mimir_ray.curation.models.loading import Frames
 
@@ -13,7 +13,7 @@ class Agreement:
     """Scores a caption against the frames of a clip, as a cosine (not times CLIP's logit scale)."""
 
     def __init__(self, config: AgreementConfig) -> None:
-        self.clip = Clip(config.clip)
+        self.clip = ClipModel(config.clip)
 
     def __call__(self, frames_FHWC: Frames, caption: str) -> float:
         """Mean cosine over all pairs of a frame and a piece of the caption, -1 to 1.

@@ -10,7 +10,7 @@ from mimir_ray.curation.models.config import Checkpoint
 from mimir_ray.curation.models.loading import Frames, images, load, numbers
 
 
-class Clip:
+class ClipModel:
     """A CLIP model with its image processor and its tokenizer."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -21,7 +21,7 @@ JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
-class Question:
+class ClipQuestion:
     """What a stage asks about a clip, and what it makes of the answer."""
 
     ask: Callable[[Row], Row]
@@ -30,12 +30,12 @@ class Question:
     """From an answered row to the columns of the clip's scores."""
 
 
-def load_question(stage: str, config: CurationConfig) -> Question:
+def load_question(stage: str, config: CurationConfig) -> ClipQuestion:
     """The question of a stage. Raises UserError for a model that is not there or cannot be asked."""
     return {"watermark": _watermark, "recaption": _recaption}[stage](config)
 
 
-def _watermark(config: CurationConfig) -> Question:
+def _watermark(config: CurationConfig) -> ClipQuestion:
     assert config.watermark != "off"
     processor, question = load_processor(config.watermark.vlm), config.watermark.question
     yes_ids, no_ids = word_ids(processor.tokenizer, "yes"), word_ids(processor.tokenizer, "no")
@@ -50,10 +50,10 @@ def _watermark(config: CurationConfig) -> Question:
         log_p = dict(zip(map(int, row["first_ids"]), map(float, row["first_log_p"]), strict=True))
         return answer_scores(answer(word_log_p(log_p, yes_ids), word_log_p(log_p, no_ids)))
 
-    return Question(ask, read)
+    return ClipQuestion(ask, read)
 
 
-def _recaption(config: CurationConfig) -> Question:
+def _recaption(config: CurationConfig) -> ClipQuestion:
     recaption = config.recaption
     assert recaption != "off"
     processor, look = load_processor(recaption.vlm), frames_of(config, recaption.frames)
@@ -68,7 +68,7 @@ def _recaption(config: CurationConfig) -> Question:
     def read(row: Row) -> Row:
         return caption_scores(Text(one_paragraph(row["text"]), len(row["tokens"])))
 
-    return Question(ask, read)
+    return ClipQuestion(ask, read)
 
 
 def word_log_p(log_p: Mapping[int, float], ids: list[int]) -> float:

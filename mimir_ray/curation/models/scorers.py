@@ -10,6 +10,7 @@ from mimir_ray.curation.captions import captions_of
 from mimir_ray.curation.config import CurationConfig
 from mimir_ray.curation.frames import clip_frames
 from mimir_ray.curation.models.loading import Frames
+from mimir_ray.curation.tables import ClipScorer
 from mimir_ray.dataflow import Row
 from mimir_ray.storage import LatestCopy, content_id
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from mimir_ray.curation.models.vlm import Answer, Text
 
 FramesOf = Callable[[Row], Frames]
-Scorer = Callable[[Sequence[Row]], list[Row]]
 
 
 _copies = LatestCopy()
@@ -29,7 +29,7 @@ def release() -> None:
     _copies.close()
 
 
-def load_scorer(stage: str, config: CurationConfig) -> Scorer:
+def load_scorer(stage: str, config: CurationConfig) -> ClipScorer:
     """The scorer of a stage. Raises UserError for a model that is not there or does not fit."""
     loaders = {
         "aesthetic": aesthetic,
@@ -48,7 +48,7 @@ def sampled_frames(clip: Row, count: int, config: CurationConfig) -> Frames:
     return clip_frames(_copies.of(clip["path"]), clip, indices, timeout_s=timeout_s, seconds_per_second=by_length)
 
 
-def aesthetic(config: CurationConfig) -> Scorer:
+def aesthetic(config: CurationConfig) -> ClipScorer:
     """Scores `aesthetic_mean` and `aesthetic_min`."""
     from mimir_ray.curation.models.aesthetic import Aesthetic
 
@@ -62,7 +62,7 @@ def aesthetic(config: CurationConfig) -> Scorer:
     return scorer
 
 
-def text_area(config: CurationConfig) -> Scorer:
+def text_area(config: CurationConfig) -> ClipScorer:
     """Scores `text_area`."""
     from mimir_ray.curation.models.text_area import TextArea
 
@@ -71,7 +71,7 @@ def text_area(config: CurationConfig) -> Scorer:
     return lambda clips: [{"text_area": model(look(clip))} for clip in clips]
 
 
-def watermark(config: CurationConfig) -> Scorer:
+def watermark(config: CurationConfig) -> ClipScorer:
     """Scores `watermark`, `watermark_margin` and `watermark_certainty`."""
     from mimir_ray.curation.models.vlm import Watermark
 
@@ -84,7 +84,7 @@ def watermark(config: CurationConfig) -> Scorer:
     return scorer
 
 
-def recaption(config: CurationConfig) -> Scorer:
+def recaption(config: CurationConfig) -> ClipScorer:
     """Writes `recaption` and counts its `recaption_tokens`; a clip's draws are seeded by its id."""
     from mimir_ray.curation.models.vlm import Recaption
 
@@ -98,7 +98,7 @@ def recaption(config: CurationConfig) -> Scorer:
     return scorer
 
 
-def agreement(config: CurationConfig) -> Scorer:
+def agreement(config: CurationConfig) -> ClipScorer:
     """Scores `caption_scores`, one for each of the clip's captions in their order; an empty one has none."""
     from mimir_ray.curation.models.agreement import Agreement
 

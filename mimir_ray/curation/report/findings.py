@@ -141,7 +141,7 @@ class Draw:
 
 
 @dataclass
-class Kind:
+class LossKind:
     """Losses for one reason, but for the numbers in it."""
 
     status: str
@@ -156,7 +156,7 @@ class Losses:
 
     statuses: Sequence[str]
     """The statuses that count as lost."""
-    kinds: dict[str, Kind] = field(default_factory=dict)
+    kinds: dict[str, LossKind] = field(default_factory=dict)
 
     def add(self, rows: pa.Table) -> None:
         """Count the rows of a shard."""
@@ -165,14 +165,14 @@ class Losses:
             name = row["rule"] or _NUMBER.sub("N", row["reason"])
             if name not in self.kinds and len(self.kinds) >= MAX_KINDS:
                 name = OTHER
-            kind = self.kinds.setdefault(name, Kind(row["status"]))
+            kind = self.kinds.setdefault(name, LossKind(row["status"]))
             kind.count += 1
             if len(kind.examples) < MAX_EXAMPLES:
                 kind.examples.append((row["path"], row["reason"]))
 
 
 @dataclass(frozen=True)
-class Work:
+class StageWork:
     """What a stage did, in one process after another: `seconds` is the sum over all workers."""
 
     name: str
@@ -201,7 +201,7 @@ class Findings:
     """The shots in all videos that were looked through for them."""
     short_shots: int
     """The shots too short for a clip."""
-    work: Sequence[Work]
+    work: Sequence[StageWork]
     off: Sequence[str]
     """Stages that were not run."""
     limits: Sequence[tuple[Rule, float]]
@@ -294,7 +294,7 @@ def _values(clips: pa.Table, score: str) -> NDArray[np.float64]:
     return values[np.isfinite(values)]
 
 
-def _work(out: str, stage: str) -> Work:
+def _work(out: str, stage: str) -> StageWork:
     clips, failures, seconds, tokens = 0, 0, 0.0, 0
     counted = ["recaption_tokens"] if stage == "recaption" else []
     for rows in stage_table(out, stage).scan(["status", "seconds", *counted]):
@@ -302,7 +302,7 @@ def _work(out: str, stage: str) -> Work:
         failures += len(rows.filter(pc.equal(rows["status"], "quarantined")))
         seconds += pc.sum(rows["seconds"]).as_py() or 0.0
         tokens += sum(pc.sum(rows[name]).as_py() or 0 for name in counted)
-    return Work(stage, clips, failures, seconds, tokens)
+    return StageWork(stage, clips, failures, seconds, tokens)
 
 
 def _texts(captions: Table, wanted: Sequence[str]) -> dict[str, Any]:

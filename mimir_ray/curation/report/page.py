@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimir_ray.curation.report.charts import histogram
-from mimir_ray.curation.report.findings import Findings, Work, gather
+from mimir_ray.curation.report.findings import Findings, StageWork, gather
 from mimir_ray.curation.report.stills import stills
 from mimir_ray.curation.rules import RULES, score_of
 from mimir_ray.dataflow import Row
@@ -110,7 +110,7 @@ def _work(findings: Findings) -> Iterator[Sequence[str]]:
         yield name, "off", "", "", ""
 
 
-def _rate(work: Work) -> str:
+def _rate(work: StageWork) -> str:
     if not work.seconds:
         return "–"
     tokens = f" ({work.tokens / work.seconds:,.1f} tokens/s)" if work.tokens else ""

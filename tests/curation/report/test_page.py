@@ -14,7 +14,7 @@ import pytest
 from mimir_ray.config import UserError, override
 from mimir_ray.curation import CurationConfig, write_report
 from mimir_ray.curation import split as splitting
-from mimir_ray.curation.report.findings import Axis, Draw, Findings, Histogram, Kind, Losses, gather
+from mimir_ray.curation.report.findings import Axis, Draw, Findings, Histogram, Losses, LossKind, gather
 from mimir_ray.curation.report.page import page
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.tables import outcome_table, stage_table
@@ -134,7 +134,7 @@ def test_no_text_becomes_markup_wherever_it_stands(out: Path) -> None:
         clip |= {"path": hostile(), "reason": hostile()}
         findings.texts[clip["clip_id"]] = hostile()
     rejected = dataclasses.replace(findings.rejected[0], rule=hostile())
-    lost = Losses(["quarantined"], {hostile(): Kind("quarantined", 5, [(hostile(), hostile())])})
+    lost = Losses(["quarantined"], {hostile(): LossKind("quarantined", 5, [(hostile(), hostile())])})
     findings = dataclasses.replace(
         findings,
         out=hostile(),
