@@ -20,6 +20,8 @@ LEAST_FREE_BYTES = 5 * 10**9
 LIBRARIES = ("torch", "transformers", "diffusers", "safetensors", "pyarrow", "pydantic")
 PINNED_DEEPSPEED = "0.19.8"
 USUAL_CODECS = ("h264", "hevc", "vp9", "av1")
+FLOAT16 = "--set model.dtype=float16 --set generation.runtime.dtype=float16 --set precompute.dtype=float16"
+"""The settings that a recipe in bfloat16 needs on a GPU without it; they must agree with each other."""
 
 
 class Finding(Config):
@@ -114,7 +116,7 @@ def gpus() -> Iterator[Finding]:
             f"{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability {capability}"
         )
         if properties.major < 8:
-            yield warning("gpu", detail, "no bfloat16 in hardware: use the mimir_2b recipe (float16)")
+            yield warning("gpu", detail, f"no bfloat16 in hardware: generate with --recipe mimir_2b {FLOAT16}")
         else:
             yield ok("gpu", detail)
 

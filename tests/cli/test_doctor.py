@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mimir_ray.cli import checks, doctor
 from mimir_ray.cli.checks import Finding, failure, ok, warning
+from mimir_ray.cli.options import load_recipe
 from tests.cli.command import mimir
 
 
@@ -85,3 +88,14 @@ def test_more_cpus_than_the_machine_has_are_explained(monkeypatch: pytest.Monkey
     assert checks.cpu_slots(4, None).startswith("4 CPUs (slots for tasks, on 2 real ones: ")
     assert checks.cpu_slots(2, None) == checks.cpu_slots(2, "h:6379") == "2 CPUs"
     assert checks.cpu_slots(64, "h:6379") == "64 CPUs"
+
+
+def test_what_an_older_gpu_is_told_makes_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    turing = SimpleNamespace(major=7, minor=5, name="Tesla T4", total_memory=15 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: turing)
+    (found,) = checks.gpus()
+    words = found.remedy.split()
+    recipe = load_recipe(words[words.index("--recipe") + 1], [word for word in words if "=" in word])
+    assert recipe.model.dtype == recipe.generation.runtime.dtype == recipe.precompute.dtype == "float16"
