@@ -29,21 +29,20 @@ os.environ.update(
 )
 
 
-COSTLY = ("ray_session", "runs")
-"""Fixtures of the session that cost much, the costliest first."""
+ALL_CORES = "all cores"
+"""The unit of files that start Ray or workers that wait for each other: two of these at a time starve each other."""
 
 
 @cache
 def unit(file: str) -> str:
-    """What must run in one process: a file, or all the files that name the same costly fixture."""
-    text = Path(file).read_text("utf-8")
-    return next((name for name in COSTLY if re.search(rf'"{name}"|\b{name}: [\w(]', text)), file)
+    """What must run in one process: a file, or all the files that need every core."""
+    needs = re.search(r'"ray_session"|\b(ray_session|runs): [\w(]', Path(file).read_text("utf-8"))
+    return ALL_CORES if needs else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The costly ones first: with ``-n`` the others run beside them meanwhile."""
-    places = {name: place for place, name in enumerate(COSTLY)}
-    items.sort(key=lambda item: places.get(unit(str(item.path)), len(COSTLY)))
+    """What needs every core first: with ``-n`` the others run beside it meanwhile."""
+    items.sort(key=lambda item: unit(str(item.path)) != ALL_CORES)
 
 
 @pytest.hookimpl(optionalhook=True)

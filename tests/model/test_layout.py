@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.shapes.weights import mimir_dir
@@ -40,7 +41,12 @@ def alone(checkpoint: str | Path, out: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, str(checkpoint), PROMPTS[0], str(out)],
         cwd=out,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(out / "modules")},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HF_MODULES_CACHE": str(out / "modules"),
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums are split by it, and it may have been set here
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -219,11 +220,15 @@ def test_wandb_writes_offline(tmp_path: Path, result: Validation, monkeypatch: p
         loggers.log_validation(result)
     (file,) = Path(out).rglob("*.wandb")
     assert read_json(f"{out}/loggers.json")["wandb"] in file.name
-    records = []
-    for data in wandb_records(file.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
-        if record.HasField("history"):
-            records.append({item.key or ".".join(item.nested_key): item.value_json for item in record.history.item})
+    until = time.monotonic() + 30  # W&B writes in a process of its own
+    records: list[dict[str, str]] = []
+    while len(records) < 3 and time.monotonic() < until:
+        found = map(wandb_internal_pb2.Record.FromString, wandb_records(file.read_bytes()))
+        records = [
+            {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+            for record in found
+            if record.HasField("history")
+        ]
     assert [record["train/step"] for record in records if "train/step" in record] == ["2", "4"]
     assert [record["train/loss"] for record in records if "train/loss" in record] == ["0.5", "0.25"]
     assert [record["validation/score"] for record in records if "validation/score" in record] == ["0.5"]
