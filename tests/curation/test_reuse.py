@@ -13,6 +13,7 @@ from mimir_ray.curation.watch import Watched, watch
 from mimir_ray.dataflow import Row
 from tests.curation.local import curate_whole
 from tests.curation.rendering import moving, save, shots
+from tests.video.decoders import stopped_decoders
 
 CONFIG = override(CurationConfig(), ["split=off", "files_per_shard=64"])
 
@@ -79,8 +80,9 @@ def test_a_file_that_failed_gets_another_try(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     save(source / "a.mp4", moving())
-    hopeless = override(CONFIG, ["decode_timeout_s=0.000001"])
-    assert curate_whole([str(source)], str(out), hopeless).files.quarantined
+    impatient = override(CONFIG, ["decode_timeout_s=0.2"])
+    with stopped_decoders(source / "a.mp4"):
+        assert curate_whole([str(source)], str(out), impatient).files.quarantined
     save(source / "b.mp4", moving(background=150))
     assert curate_whole([str(source)], str(out), CONFIG).clips.ok == 2
 

@@ -17,6 +17,7 @@ from mimir_ray.records import Clip
 from mimir_ray.storage import curated, file_id, upload
 from mimir_ray.video import VideoError, write_mp4
 from tests.precompute.world import clip_row
+from tests.video.decoders import stopped_decoders
 from tests.video.rendering import encode, numbered, numbers
 
 
@@ -89,8 +90,8 @@ def test_a_late_clip_of_a_video_that_is_read_from_its_start_is_waited_for(
 ) -> None:
     path = encode(tmp_path / name, numbered(250, 144, 256), codec=codec, fps=10)
     clips = [clip.model_copy(update={"start_s": clip.first_frame / 10}) for clip in spans(path, 25)]
-    with Sources(str(tmp_path), 1e-4) as sources:  # nothing is read within that
-        with pytest.raises(VideoError, match="stopped after its limit of 0"):
+    with Sources(str(tmp_path), 1e-4) as sources:
+        with stopped_decoders(path), pytest.raises(VideoError, match="stopped after its limit of 0"):
             sources.read(clips[0], [0, 9])
         for first in (200, 230, 120):
             assert numbers(sources.read(clips[first // 10], [0, 9])) == [first, first + 9]
