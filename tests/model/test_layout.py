@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from mimir_ray.model.pipeline import MimirPipeline
@@ -21,48 +20,44 @@ import sys
 import diffusers
 import numpy as np
 
-checkpoint, prompt, out = sys.argv[1:]
+prompt, *checkpoints = sys.argv[1:]
 assert not any(name.startswith("mimir_ray") for name in sys.modules)
-for cls in (diffusers.DiffusionPipeline, diffusers.CogVideoXPipeline):
-    try:
-        cls.from_pretrained(checkpoint)
-    except ValueError as error:
-        assert "trust_remote_code=True" in str(error), error
-    else:
-        raise AssertionError(f"{cls.__name__} opened it without its token fuser")
-    pipeline = cls.from_pretrained(checkpoint, trust_remote_code=True)
-    assert type(pipeline).__name__ == "MimirPipeline", type(pipeline)
-    np.save(f"{out}/{cls.__name__}.npy", pipeline(prompt, seed=5, num_inference_steps=2).frames)
+for number, checkpoint in enumerate(checkpoints):
+    for cls in (diffusers.DiffusionPipeline, diffusers.CogVideoXPipeline):
+        try:
+            cls.from_pretrained(checkpoint)
+        except ValueError as error:
+            assert "trust_remote_code=True" in str(error), error
+        else:
+            raise AssertionError(f"{cls.__name__} opened it without its token fuser")
+        pipeline = cls.from_pretrained(checkpoint, trust_remote_code=True)
+        assert type(pipeline).__name__ == "MimirPipeline", type(pipeline)
+        np.save(f"{cls.__name__}-{number}.npy", pipeline(prompt, seed=5, num_inference_steps=2).frames)
 """
 
 
-def alone(checkpoint: str | Path, out: Path) -> subprocess.CompletedProcess[str]:
-    """What ``SCRIPT`` came to."""
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(checkpoint), PROMPTS[0], str(out)],
-        cwd=out,
+def test_it_makes_the_same_videos(mimir: Path, tmp_path: Path) -> None:
+    without_llm = tmp_path / "saved"
+    MimirPipeline.from_base(tiny_base(tmp_path / "base")).save_pretrained(without_llm)
+    checkpoints = mimir, without_llm, mimir_dir()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, PROMPTS[0], *map(str, checkpoints)],
+        cwd=tmp_path,
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "HF_MODULES_CACHE": str(out / "modules"),
+            "HF_MODULES_CACHE": str(tmp_path / "modules"),
             "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums are split by it, and it may have been set here
         },
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-@pytest.mark.parametrize("which", ["tiny", "without an LLM", "shipped"])
-def test_it_makes_the_same_videos(which: str, mimir: Path, tmp_path: Path) -> None:
-    checkpoint: Path | str = {"tiny": mimir, "shipped": mimir_dir()}.get(which, tmp_path / "saved")
-    if which == "without an LLM":
-        MimirPipeline.from_base(tiny_base(tmp_path / "base")).save_pretrained(checkpoint)
-    done = alone(checkpoint, tmp_path)
     assert done.returncode == 0, done.stderr
-    expected = MimirPipeline.from_pretrained(checkpoint)(PROMPTS[0], seed=5, num_inference_steps=2).frames
-    for name in ("DiffusionPipeline", "CogVideoXPipeline"):
-        assert np.array_equal(np.load(tmp_path / f"{name}.npy"), expected)
+    for number, checkpoint in enumerate(checkpoints):
+        expected = MimirPipeline.from_pretrained(checkpoint)(PROMPTS[0], seed=5, num_inference_steps=2).frames
+        for name in ("DiffusionPipeline", "CogVideoXPipeline"):
+            assert np.array_equal(np.load(tmp_path / f"{name}-{number}.npy"), expected), (name, checkpoint)
 
 
 def test_what_was_saved_under_the_packages_own_names_still_loads(mimir: Path, tmp_path: Path) -> None:
