@@ -1,6 +1,7 @@
 """Training runs without Ray: two processes under DeepSpeed, and the plain torch loop that they must agree with."""
 
 import contextlib
+import gc
 import math
 import os
 import shutil
@@ -310,6 +311,7 @@ def _rank(rank: int, ranks: int, work: Any, world: World, name: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{world.root}/{name}", rank=rank, world_size=ranks)
+    gc.freeze()  # DeepSpeed collects garbage with each engine: what was imported need not be looked through
     torch.save(work(world, world.root / "states"), world.root / f"{name}-{rank}.pt")
     dist.destroy_process_group()
 
