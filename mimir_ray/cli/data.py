@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName, load_recipe
+from mimir_ray.cli.options import Assignments, ConfigFiles, Overwrite, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
 from mimir_ray.cli.verb import FAILED, register, report_mistake
 from mimir_ray.config import UserError
@@ -59,6 +59,7 @@ def curate(
         typer.Option("--out", help="Data root: its tables then hold exactly these sources."),
     ],
     recipe: RecipeName = "shapes",
+    files: ConfigFiles = None,
     assignments: Assignments = None,
     export: Annotated[
         str | None, typer.Option("--export", metavar="DIR", help="Write the clips that are kept there, as mp4 files.")
@@ -71,7 +72,7 @@ def curate(
 
     `mimir curate report DIR` makes a page about the outcome.
     """
-    config = load_recipe(recipe, assignments).curation
+    config = load_recipe(recipe, assignments, files).curation
     for source in sources:
         if not glob.has_magic(source):
             require(source, "the source", "name a folder of videos, a video file, a list or a glob")
@@ -118,6 +119,7 @@ def report(
 def precompute(
     data: Annotated[str, typer.Option("--data", help="Data root that `mimir curate` wrote; the tables go there too.")],
     recipe: RecipeName = "shapes",
+    files: ConfigFiles = None,
     assignments: Assignments = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=_ANEW)] = False,
     retry: Retry = False,
@@ -130,7 +132,7 @@ def precompute(
 
     A video that was away is tried again by the next run. Ends with 1 where nothing could be encoded.
     """
-    configuration = load_recipe(recipe, assignments)
+    configuration = load_recipe(recipe, assignments, files)
     require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
     require_checkpoint(configuration.model.base)
     if estimate:
