@@ -137,8 +137,8 @@ def change(config: C, changes: Sequence[Change]) -> C:
     data = config.model_dump(mode="json")
     for made in changes:
         try:
-            json.dumps(made.value)
-            _assign(config, data, made)
+            value = json.loads(json.dumps(made.value))
+            _assign(config, data, replace(made, value=value))
         except UserError as error:
             raise UserError(f"{made.origin}{error}") from None
         except (TypeError, ValueError) as error:
@@ -179,7 +179,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def _assign(config: Config, data: dict[str, Any], made: Change) -> None:
     """Change a leaf of ``data``, checking every step of the way against the fields of ``config``.
 
-    A file may make a section of what was none, such as a stage that was ``off``: what it says comes leaf by leaf.
+    What a file says of a section comes field by field, after an empty mapping, which opens a section that is ``off``.
     """
     name = made.name
     node: Any = data
@@ -199,7 +199,7 @@ def _assign(config: Config, data: dict[str, Any], made: Change) -> None:
             return
         inner = dict(owner) if isinstance(owner, BaseModel | dict) else {}
         owner = inner.get(part)
-        if (made.file or isinstance(owner, BaseModel | dict)) and not isinstance(node.get(part), dict):
+        if isinstance(owner, BaseModel | dict) and not isinstance(node.get(part), dict):
             node[part] = {}  # an earlier change put something else there; validation will judge the whole
         node = node.get(part)
         walked += part + "."

@@ -47,8 +47,8 @@ def show(
     given, changes = find_recipe(recipe), read_all(assignments, files)
     effective = change(given, changes)
     if form == "table":
-        _print_table(list(rows(effective.model_dump(mode="json"), changes)))
-        results.print(f"fingerprint {fingerprint(effective)}")
+        table = _table(list(rows(effective.model_dump(mode="json"), changes)))
+        results.file.write(f"{table}\nfingerprint {fingerprint(effective)}\n")
         return
     text = to_yaml(effective)
     if form == "toml":
@@ -67,8 +67,9 @@ def rows(effective: Mapping[str, Any], changes: Sequence[Change]) -> Iterator[tu
     from mimir_ray.recipes import Recipe
 
     defaults = {field.name: field.default for field in describe(Recipe)}
+    values = [made for made in reversed(changes) if not (made.file and made.value == {})]  # the others open sections
     for name, value in _leaves(effective):
-        said = next((made for made in reversed(changes) if f"{name}.".startswith(f"{made.name}.")), None)
+        said = next((made for made in values if f"{name}.".startswith(f"{made.name}.")), None)
         if said is not None:
             yield name, value, said.origin.removesuffix(": ") or "--set"
         else:
@@ -91,11 +92,11 @@ def fields(
     if not found:
         sections = ", ".join(field.name for field in all_fields if "." not in field.name and field.kind == "section")
         raise UserError(f"no field begins with {prefix!r}; the sections are {sections}")
+    width = max(40, min(results.width, 120) - 4)
     for field in found:
         facts = ", ".join(filter(None, (field.kind, field.limits, field.default_words)))
-        results.print(f"{field.name}  {facts}", markup=False, emoji=False)
-        for line in textwrap.wrap(field.meaning, max(40, min(results.width, 120) - 4)):
-            results.print(f"    {line}", markup=False, emoji=False)
+        meaning = textwrap.indent(textwrap.fill(field.meaning, width), "    ")
+        results.file.write(f"{field.name}  {facts}\n{meaning}\n")
 
 
 def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -106,9 +107,11 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-def _print_table(shown: Sequence[tuple[str, Any, str]]) -> None:
+def _table(shown: Sequence[tuple[str, Any, str]]) -> str:
+    """A line for each field, which other tools can search."""
     from mimir_ray.cli.config_fields import short
 
-    width = max(len(name) for name, _, _ in shown)
-    for name, value, source in shown:
-        results.print(f"{name:<{width}}  {source:<8} {short(value)}", markup=False, emoji=False)
+    names, values, sources = zip(*shown, strict=True)
+    longest, wide = max(map(len, names)), max(map(len, sources))
+    lines = zip(names, sources, map(short, values), strict=True)
+    return "\n".join(f"{name:<{longest}}  {source:<{wide}}  {value}" for name, source, value in lines)

@@ -32,9 +32,10 @@ mimir train --data D --out O --recipe mimir_5b --config run.yaml --set training.
 ```
 
 Later ones win: the recipe, then `--config` files in their order, then `--set`. A file is YAML or TOML and need not be
-whole. Its fields are nested or dotted (`training.steps: 100`), lists are given whole, and a section that is `off` becomes
-one by what the file says of it. `--set` takes YAML (`--set 'training.betas=[0.9, 0.99]'`). Only the outcome is judged, so
-that fields which depend on each other may change together. TOML has no word for null, and so leaves out what is null.
+whole. Its fields are nested or dotted (`training.steps: 100`), lists are given whole, and a section that is `off`
+becomes one by what the file says of it. `--set` takes YAML (`--set 'training.betas=[0.9, 0.99]'`). Only the outcome is
+judged, so that fields which depend on each other may change together. TOML has no word for null, and leaves out what is
+null in the recipe too.
 
 `--recipe module:function` and `--recipe path/file.py:function` call a function of yours, which returns a
 `mimir_ray.recipes.Recipe`; modules are looked for where you are, too:
@@ -43,13 +44,14 @@ that fields which depend on each other may change together. TOML has no word for
 from mimir_ray.config import override
 from mimir_ray.recipes import Recipe, mimir_5b
 
+
 def gentle() -> Recipe:
     return override(mimir_5b(), ["name=gentle", "training.learning_rate=5e-6"])
 ```
 
 What `mimir submit` sends to a cluster is the outcome, as `--set`: neither the file nor the module is needed there.
 
-`[]` stands for an item of a list, and `2**n` is written out where it is set."""
+Of every field the type, the limits, the default and the meaning; `[]` stands for each item of a list."""
 _SIGNS = {Gt: ">", Ge: ">=", Lt: "<", Le: "<="}
 
 
@@ -65,7 +67,7 @@ class Described:
     """Plain data, or ``REQUIRED``."""
     limits: str
     meaning: str
-    """Its docstring; of a section without one, its class's."""
+    """Its docstring, and of a section its class's."""
 
     @property
     def default_words(self) -> str:
@@ -95,9 +97,10 @@ def describe(owner: type[BaseModel], defaults: BaseModel | None = None, prefix: 
             if default is REQUIRED
             else owner.model_construct(**{field: default}).model_dump(mode="json", include={field})[field]
         )
-        meaning = info.description or (inspect.getdoc(inner) if inner else "") or ""
+        about = [info.description, inner and inspect.getdoc(inner)]
+        meaning = " ".join(" ".join(filter(None, about)).replace("``", "`").split())
         kind = "section" if inner is info.annotation else _kind(info.annotation)
-        yield Described(prefix + field, kind, plain, ", ".join(_limits(info)), " ".join(meaning.split()))
+        yield Described(prefix + field, kind, plain, ", ".join(_limits(info)), meaning)
         if inner:
             below = default if isinstance(default, inner) else None
             yield from describe(inner, below, f"{prefix}{field}{'[]' if get_origin(info.annotation) is tuple else ''}.")
@@ -127,7 +130,7 @@ def _table(fields: list[Described]) -> str:
 
 def _cells(field: Described) -> list[str]:
     code = (field.name.rpartition(".")[2], field.kind, field.limits, field.default_words.removeprefix("default "))
-    return [*(f"`{text}`" if text else "" for text in code), field.meaning.replace("``", "`")]
+    return [*(f"`{text}`" if text else "" for text in code), field.meaning]
 
 
 def _row(cells: Iterable[str]) -> str:

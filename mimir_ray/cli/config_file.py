@@ -13,7 +13,7 @@ YAML, TOML = (".yaml", ".yml"), (".toml",)
 
 
 def read_changes(path: str) -> list[Change]:
-    """What a file says: a change for each of its leaves, in order.
+    """What a file says: a change for each of its fields, in order.
 
     Raises:
         UserError: it cannot be read, or `parse_changes` refuses it.
@@ -48,15 +48,13 @@ def parse_changes(text: str, path: str) -> list[Change]:
         raise UserError(f"{path} is {error}") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deep, or holds itself by an anchor; write its values out") from None
-    changes: dict[str, Change] = {}
-    for name, value in leaves:
-        made = Change(name, value, path, _line(lines, name))
-        if name in changes:
-            raise UserError(
-                f"{made.origin}{name} is given twice, on line {changes[name].line} too; leave one of them out"
-            )
-        changes[name] = made
-    return list(changes.values())
+    changes = [Change(name, value, path, _line(lines, name)) for name, value in leaves]
+    seen: set[str] = set()
+    for made in changes:
+        if made.name in seen and made.value != {}:
+            raise UserError(f"{made.origin}{made.name} is given twice; leave one of them out")
+        seen.add(made.name)
+    return changes
 
 
 def to_toml(config: Config) -> str:
@@ -102,12 +100,11 @@ def _line(lines: Mapping[str, int], name: str) -> int | None:
 
 
 def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values; a mapping without keys is a leaf."""
+    """Names and values. A mapping comes without its keys first, which makes a section of what was none."""
     for key, value in document.items():
-        if isinstance(value, dict) and value:
+        yield prefix + key, {} if isinstance(value, dict) else value
+        if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _without_nulls(value: Any) -> Any:

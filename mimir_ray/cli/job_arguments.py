@@ -1,6 +1,6 @@
 """The arguments of a job. What lies on this machine alone, a file or a user's own function, travels in them as data."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from mimir_ray import yaml_core
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 _SAID_ANEW = ("--recipe", "--config", "--set")
 
 
-def job_arguments(parsed: Mapping[str, Any], arguments: Sequence[str], options: Mapping[str, bool]) -> list[str]:
+def job_arguments(parsed: Mapping[str, Any], arguments: Sequence[str], with_value: Set[str]) -> list[str]:
     """`arguments` of a verb, with `--config` and a `--recipe module:function` as the settings that they come to.
 
     Args:
         parsed: what the command line made of them.
-        options: every option of the verb, and whether a value follows it.
+        with_value: the verb's options that a value follows.
 
     Raises:
         UserError: they make no recipe.
@@ -26,7 +26,7 @@ def job_arguments(parsed: Mapping[str, Any], arguments: Sequence[str], options: 
     recipe = load_recipe(name, parsed["assignments"], parsed["files"])
     if ":" not in name and not parsed["files"]:
         return list(arguments)
-    return [*as_settings(recipe), *_others(arguments, options)]
+    return [*as_settings(recipe), *_others(arguments, with_value)]
 
 
 def as_settings(recipe: "Recipe") -> list[str]:
@@ -48,7 +48,7 @@ def _settings(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") 
             yield f"{prefix}{key}={yaml_core.dump_inline(value)}"
 
 
-def _others(arguments: Sequence[str], options: Mapping[str, bool]) -> Iterator[str]:
+def _others(arguments: Sequence[str], with_value: Set[str]) -> Iterator[str]:
     """The arguments without the options that are said anew."""
     words = iter(arguments)
     for word in words:
@@ -57,6 +57,6 @@ def _others(arguments: Sequence[str], options: Mapping[str, bool]) -> Iterator[s
             yield from words
             return
         said_anew = word.partition("=")[0] in _SAID_ANEW
-        following = [next(words)] if options.get(word) else []
+        following = [next(words)] if word in with_value else []
         if not said_anew:
             yield from (word, *following)

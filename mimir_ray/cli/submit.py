@@ -176,5 +176,5 @@ def _check(context: typer.Context, verb: str, arguments: list[str], root: Path) 
     assert context.parent is not None
     command = context.parent.command.get_command(context.parent, verb)  # type: ignore[attr-defined]
     with command.make_context(f"mimir {verb}", list(arguments), parent=context.parent) as parsed:
-        options = {name: not parameter.is_flag for parameter in command.params for name in parameter.opts}
-        return job_arguments(parsed.params, arguments, options)
+        with_value = {name for option in command.params if not getattr(option, "is_flag", True) for name in option.opts}
+        return job_arguments(parsed.params, arguments, with_value)
