@@ -97,7 +97,7 @@ def describe(owner: type[BaseModel], defaults: BaseModel | None = None, prefix: 
             if default is REQUIRED
             else owner.model_construct(**{field: default}).model_dump(mode="json", include={field})[field]
         )
-        about = [info.description, inner and inspect.getdoc(inner)]
+        about = (info.description, inspect.getdoc(inner) if inner else None)
         meaning = " ".join(" ".join(filter(None, about)).replace("``", "`").split())
         kind = "section" if inner is info.annotation else _kind(info.annotation)
         yield Described(prefix + field, kind, plain, ", ".join(_limits(info)), meaning)

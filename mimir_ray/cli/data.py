@@ -44,6 +44,7 @@ def add_to(app: typer.Typer) -> None:
             "mimir precompute --data runs/mine/data",
             "mimir precompute --data runs/mine/data --retry-quarantined",
             "mimir precompute --data runs/sample/data --estimate --clips 500000",
+            "mimir precompute --estimate --clips 500000 --recipe mimir_5b",
             "mimir precompute --data s3://bucket/data --recipe mimir_5b",
         ],
     )(precompute)
@@ -116,15 +117,30 @@ def report(
     results.print(page, markup=False)
 
 
+def _needed(context: typer.Context, value: str) -> str:
+    without = context.params.get("estimate") and context.params.get("clips")
+    if not value and not without and not context.resilient_parsing:
+        raise typer.BadParameter("it is missing; only --estimate with --clips does without", param_hint="--data")
+    return value
+
+
 def precompute(
-    data: Annotated[str, typer.Option("--data", help="Data root that `mimir curate` wrote; the tables go there too.")],
+    data: Annotated[
+        str,
+        typer.Option(callback=_needed, help="Data root that `mimir curate` wrote; the tables go there too."),
+    ] = "",
     recipe: RecipeName = "shapes",
     files: ConfigFiles = None,
     assignments: Assignments = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=_ANEW)] = False,
     retry: Retry = False,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will take, and run nothing.")] = False,
-    clips: Annotated[int | None, typer.Option(min=1, help="Estimate for so many clips like those of --data.")] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", is_eager=True, help="Say what it will take, and run nothing.")
+    ] = False,
+    clips: Annotated[
+        int | None,
+        typer.Option(min=1, is_eager=True, help="Estimate for so many clips like those of --data, if it is given."),
+    ] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU that the estimate is for; H100 unless given.")] = None,
     address: RayAddress = None,
 ) -> None:
@@ -133,7 +149,8 @@ def precompute(
     A video that was away is tried again by the next run. Ends with 1 where nothing could be encoded.
     """
     configuration = load_recipe(recipe, assignments, files)
-    require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
+    if data:
+        require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
     require_checkpoint(configuration.model.base)
     if estimate:
         _estimate(data, configuration, clips, gpu or "H100")
@@ -166,7 +183,7 @@ def _estimate(data: str, recipe: "Recipe", clips: int | None, gpu: str) -> None:
 
     from mimir_ray.precompute import estimate
 
-    made = estimate(data, recipe.model, recipe.precompute, clips=clips, gpu=gpu)
+    made = estimate(data or None, recipe.model, recipe.precompute, clips=clips, gpu=gpu)
     table = Table(
         title=f"{made.clips:,} clips, {made.captions:,} captions, {made.shards:,} shards", title_justify="left"
     )
@@ -180,4 +197,5 @@ def _estimate(data: str, recipe: "Recipe", clips: int | None, gpu: str) -> None:
     results.print(
         f"A shard of the largest table has {made.shard_bytes / 2**20:,.1f} MiB. Every answer is taken to be as long as "
         "it may be, every batch to be full, and a GPU to reach two fifths of its peak."
+        + ("" if data else " Without --data each clip has one caption, and the size of the recipe.")
     )
