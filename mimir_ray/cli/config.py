@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
         config,
         "show",
         examples=[
-            "mimir config show --recipe mimir_5b --set training.steps=100",
+            "mimir config show --recipe mimir_5b --set training.seed=1",
             "mimir config show --recipe mimir_5b --format yaml > run.yaml",
         ],
     )(show)

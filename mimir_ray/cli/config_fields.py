@@ -28,7 +28,7 @@ A recipe is a whole run, and every field of it can be changed:
 mimir config show --recipe mimir_5b                           # what a run would be, and where each value is from
 mimir config show --recipe mimir_5b --format yaml > run.yaml  # as a file; leave of it what you change
 mimir config fields training.validation                       # the page below, in the terminal
-mimir train --data D --out O --recipe mimir_5b --config run.yaml --set training.steps=100
+mimir train --data D --out O --recipe mimir_5b --config run.yaml --set training.seed=1
 ```
 
 Later ones win: the recipe, then `--config` files in their order, then `--set`. A file is YAML or TOML and need not be

@@ -121,7 +121,7 @@ class LookRules(Config):
     min_aesthetic: float = Field(4.0, ge=0, le=10)
     """Mean over the frames looked at, from 1 to 10."""
     max_text_area: float = Field(0.1, ge=0, le=1)
-    """Mean share of a frame that text covers."""
+    """Share of a frame that text covers: the median over the frames looked at."""
     max_watermark_margin: float = 0.0
     """log p(yes) - log p(no) of the model's answer; above 0 it says that there is a watermark."""
 
