@@ -46,6 +46,7 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+_MUST_BE = "; it must be "
 
 
 def fingerprint(config: Config) -> str:
@@ -79,7 +80,13 @@ def explain(cls: type[BaseModel], error: ValidationError, prefix: Callable[[str]
         # Of a union such as `Split | Literal["off"]` the other branch is what a mapping was meant for.
         if not (detail["type"] == "literal_error" and isinstance(detail["input"], dict))
     ] or error.errors()
-    return "; ".join(prefix(_name(cls, detail["loc"])) + _explain(cls, detail) for detail in details)
+    allowed: dict[str, list[str]] = {}
+    for detail in details:
+        wrong, _, right = (prefix(_name(cls, detail["loc"])) + _explain(cls, detail)).partition(_MUST_BE)
+        allowed.setdefault(wrong, []).append(right)  # several, where it may be one thing or another
+    return "; ".join(
+        wrong + (_MUST_BE + " or ".join(rights) if all(rights) else "") for wrong, rights in allowed.items()
+    )
 
 
 def to_yaml(config: Config) -> str:
@@ -225,7 +232,7 @@ def _explain(cls: type[BaseModel], detail: Any) -> str:
     if kind in ("value_error", "assertion_error"):
         return f"{name}: {detail['ctx']['error']}"
     message = detail["msg"].removeprefix("Input should be ")
-    sentence = f"{name} is {_show(detail['input'])}; it must be {message}"
+    sentence = f"{name} is {_show(detail['input'])}{_MUST_BE}{message}"
     if kind == "string_type" and isinstance(detail["input"], bool | int | float):
         sentence += f" (quote it to make it text: '{name}=\"...\"')"
     return sentence

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -52,7 +51,8 @@ def gentle() -> Recipe:
 What `mimir submit` sends to a cluster is the outcome, as `--set`: neither the file nor the module is needed there.
 
 Of every field the type, the limits, the default and the meaning; `[]` stands for each item of a list."""
-_SIGNS = {Gt: ">", Ge: ">=", Lt: "<", Le: "<="}
+_LIMITS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >=", "max_length": "length <="}
+"""Attributes of what pydantic keeps of `Field(...)`, and how they read."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,9 @@ def _kind(annotation: Any) -> str:
 
 def _limits(info: FieldInfo) -> Iterator[str]:
     for limit in info.metadata:
-        if sign := _SIGNS.get(type(limit)):
-            bound = getattr(limit, type(limit).__name__.lower())
-            yield f"{sign} {_number(bound)}"
-        elif isinstance(limit, MinLen):
-            yield f"length >= {limit.min_length}"
-        elif isinstance(limit, MaxLen):
-            yield f"length <= {limit.max_length}"
+        for attribute, sign in _LIMITS.items():
+            if (bound := getattr(limit, attribute, None)) is not None:
+                yield f"{sign} {_number(bound)}"
 
 
 def _number(bound: float) -> str:

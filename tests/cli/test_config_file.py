@@ -102,7 +102,11 @@ REFUSED = [
         ["run.toml:1: precompute.buckets.0.num_frames is req"],
     ),
     ("run.yaml", "training:\n  steps: 40\n", ["run.yaml: training: warmup_steps=50 leaves nothing of steps=40"]),
-    ("run.yaml", "curation:\n  text_area: on", ['run.yaml:2: curation.text_area is "on"', "'off'"]),
+    (
+        "run.yaml",
+        "curation:\n  text_area: on",
+        ["run.yaml:2: curation.text_area is \"on\"; it must be an object or 'off'"],
+    ),
     ("run.yaml", "curation:\n  text_area:\n    frames: 0", ["run.yaml:3: curation.text_area.frames is 0"]),
     ("run.yaml", "training:\n", ["run.yaml:1: training is null; it must be an object"]),
     ("run.yaml", "name: [1]", ["run.yaml:1: name is [1]; it must be a valid string"]),
