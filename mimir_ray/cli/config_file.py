@@ -80,7 +80,7 @@ def _toml_lines(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
+        if header := re.match(r"\s*\[\[?\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$", line):
             table = f"{_plain(header[1])}."
             found.setdefault(_plain(header[1]), number)
         elif key := re.match(r"\s*([\w.\"' -]+?)\s*=", line):

@@ -21,7 +21,7 @@ RecipeName = Annotated[
 ]
 ConfigFiles = Annotated[
     list[str] | None,
-    typer.Option("--config", metavar="FILE", help="YAML or TOML with fields to change in the recipe."),
+    typer.Option("--config", metavar="FILE", help="YAML or TOML with fields to change in the recipe, before --set."),
 ]
 Assignments = Annotated[
     list[str] | None,

@@ -26,6 +26,7 @@ def add_to(app: typer.Typer) -> None:
             "mimir train --data runs/mine/data --out runs/mine/train",
             "mimir train --data s3://b/data --out s3://b/train --recipe mimir_5b",
             "mimir train --data D --out O --set training.learning_rate=1e-4",
+            "mimir train --data D --out O --recipe mimir_5b --config run.yaml",
             "mimir train --data D --out O --no-cache",
             "mimir train --estimate --recipe mimir_5b --gpu H100",
         ],

@@ -58,6 +58,13 @@ def test_the_laptops_recipe_has_an_estimate_too() -> None:
     assert "shapes: 1,000 steps of 16" in result.stdout
 
 
+@pytest.mark.parametrize("arguments", [[], ["--estimate"], ["--clips", "5"]], ids=str)
+def test_precompute_does_without_data_only_to_estimate_so_many_clips(arguments: list[str]) -> None:
+    result = mimir("precompute", *arguments)
+    assert result.exit_code == 2
+    assert "--data: it is missing; only --estimate with --clips does without" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
