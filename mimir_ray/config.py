@@ -15,12 +15,13 @@ fingerprint).
 import difflib
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mimir_ray import yaml_core
 
 
 class UserError(Exception):
@@ -45,6 +46,7 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+_MUST_BE = "; it must be "
 
 
 def fingerprint(config: Config) -> str:
@@ -63,12 +65,33 @@ def from_dict(cls: type[C], data: Mapping[str, Any], origin: str = "") -> C:
     try:
         return cls.model_validate_json(document)
     except ValidationError as error:
-        raise UserError(prefix + "; ".join(_explain(cls, detail) for detail in error.errors())) from None
+        raise UserError(prefix + explain(cls, error)) from None
+
+
+def explain(cls: type[BaseModel], error: ValidationError, prefix: Callable[[str], str] = lambda name: "") -> str:
+    """What pydantic says against a ``cls``, in sentences with field, value, what is allowed and how to mend it.
+
+    Args:
+        prefix: what opens the sentence about a field; about the whole, whose name is empty.
+    """
+    details = [
+        detail
+        for detail in error.errors()
+        # Of a union such as `Split | Literal["off"]` the other branch is what a mapping was meant for.
+        if not (detail["type"] == "literal_error" and isinstance(detail["input"], dict))
+    ] or error.errors()
+    allowed: dict[str, list[str]] = {}
+    for detail in details:
+        wrong, _, right = (prefix(_name(cls, detail["loc"])) + _explain(cls, detail)).partition(_MUST_BE)
+        allowed.setdefault(wrong, []).append(right)  # several, where it may be one thing or another
+    return "; ".join(
+        wrong + (_MUST_BE + " or ".join(rights) if all(rights) else "") for wrong, rights in allowed.items()
+    )
 
 
 def to_yaml(config: Config) -> str:
     """YAML that ``from_yaml`` reads back to an equal configuration."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml_core.dump(config.model_dump(mode="json"))
 
 
 def from_yaml(cls: type[C], text: str, origin: str = "") -> C:
@@ -81,19 +104,67 @@ def from_yaml(cls: type[C], text: str, origin: str = "") -> C:
     return from_dict(cls, data, origin)
 
 
-def override(config: C, assignments: Sequence[str]) -> C:
-    """A copy of ``config`` with each ``dotted.field=value`` applied; values are YAML scalars, lists or mappings.
+@dataclass(frozen=True)
+class Change:
+    """A new value of the field called ``name``, dotted, and the file and line that say so; an assignment has none."""
 
-    The result is validated once, after the last assignment, so fields that depend on each other can change together.
-    """
-    data = config.model_dump(mode="json")
+    name: str
+    value: Any
+    file: str = ""
+    line: int | None = None
+
+    @property
+    def origin(self) -> str:
+        """What opens an error: ``run.yaml:3: ``, or nothing."""
+        return f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
+
+
+def override(config: C, assignments: Sequence[str]) -> C:
+    """A copy of ``config`` with each ``dotted.field=value`` applied; values are YAML scalars, lists or mappings."""
+    return change(config, read_assignments(assignments))
+
+
+def read_assignments(assignments: Sequence[str]) -> list[Change]:
+    """The changes that ``dotted.field=value`` mean."""
+    changes = []
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip()
         if not equals or not name:
             raise UserError(f"cannot read {assignment!r}: write field=value, for example training.learning_rate=1e-4")
-        _assign(config, data, name, _parse_yaml(text, assignment))
-    return from_dict(type(config), data)
+        changes.append(Change(name, _parse_yaml(text, assignment)))
+    return changes
+
+
+def change(config: C, changes: Sequence[Change]) -> C:
+    """A copy of ``config`` with the changes, in their order.
+
+    The result is validated once, after the last of them, so fields that depend on each other can change together.
+    """
+    data = config.model_dump(mode="json")
+    for made in changes:
+        try:
+            value = json.loads(json.dumps(made.value))
+            _assign(config, data, replace(made, value=value))
+        except UserError as error:
+            raise UserError(f"{made.origin}{error}") from None
+        except (TypeError, ValueError) as error:
+            problem = f"only numbers, text, lists and mappings can be values: {error}"
+            raise UserError(f"{made.origin}{made.name}: {problem}") from None
+    try:
+        return type(config).model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise UserError(explain(type(config), error, lambda name: _written(changes, name))) from None
+
+
+def _written(changes: Sequence[Change], name: str) -> str:
+    """The file and line of the last change of a field, or of what it is part of; the file alone of what has parts."""
+    for made in reversed(changes):
+        if name == made.name or name.startswith(f"{made.name}."):
+            return made.origin
+        if not name or made.name.startswith(f"{name}."):
+            return replace(made, line=None).origin
+    return ""
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -112,28 +183,31 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-def _assign(config: Config, data: dict[str, Any], name: str, value: Any) -> None:
-    """Set the leaf called ``name`` in ``data``, checking every step of the way against the fields of ``config``."""
-    *parents, leaf = name.split(".")
+def _assign(config: Config, data: dict[str, Any], made: Change) -> None:
+    """Change a leaf of ``data``, checking every step of the way against the fields of ``config``.
+
+    What a file says of a section comes field by field, after an empty mapping, which opens a section that is ``off``.
+    """
+    name = made.name
     node: Any = data
     owner: Any = config
     walked = ""
-    for part in [*parents, leaf]:
-        if isinstance(owner, BaseModel):
-            fields = list(type(owner).model_fields)
-            if part not in fields:
-                if elsewhere := [found for found in _names(config) if found.endswith(f".{name}")]:
-                    raise UserError(f"there is no field {name} here; did you mean {' or '.join(elsewhere[:3])}?")
-                raise UserError(_unknown_field(walked + part, part, fields))
-        elif not isinstance(owner, dict):
+    for part in name.split("."):
+        if not isinstance(node, dict):
             whole = walked.rstrip(".")
-            raise UserError(f"cannot set {name}: {whole} is {_show(owner)} and has no fields; set {whole} as a whole")
+            raise UserError(f"cannot set {name}: {whole} is {_show(node)} and has no fields; set {whole} as a whole")
+        if isinstance(owner, BaseModel) and part not in (fields := list(type(owner).model_fields)):
+            if elsewhere := [found for found in _names(config) if found.endswith(f".{name}")]:
+                raise UserError(f"there is no field {name} here; did you mean {' or '.join(elsewhere[:3])}?")
+            raise UserError(_unknown_field(walked + part, part, fields))
         if (walked + part) == name:
-            node[part] = value
+            says_nothing = made.file and made.value == {} and isinstance(node.get(part), dict)
+            node[part] = node[part] if says_nothing else made.value
             return
-        owner = getattr(owner, part) if isinstance(owner, BaseModel) else owner.get(part)
+        inner = dict(owner) if isinstance(owner, BaseModel | dict) else {}
+        owner = inner.get(part)
         if isinstance(owner, BaseModel | dict) and not isinstance(node.get(part), dict):
-            node[part] = {}  # an earlier assignment put something else there; validation will judge the whole
+            node[part] = {}  # an earlier change put something else there; validation will judge the whole
         node = node.get(part)
         walked += part + "."
 
@@ -149,7 +223,7 @@ def _names(config: BaseModel, prefix: str = "") -> Iterator[str]:
 def _explain(cls: type[BaseModel], detail: Any) -> str:
     """One pydantic error as a sentence with the field, the value, what is allowed and how to mend it."""
     location: tuple[str | int, ...] = detail["loc"]
-    name = ".".join(str(part) for part in location) or "the configuration"
+    name = _name(cls, location) or "the configuration"
     kind: str = detail["type"]
     if kind == "extra_forbidden":
         return _unknown_field(name, str(location[-1]), _fields_at(cls, location[:-1]))
@@ -158,10 +232,23 @@ def _explain(cls: type[BaseModel], detail: Any) -> str:
     if kind in ("value_error", "assertion_error"):
         return f"{name}: {detail['ctx']['error']}"
     message = detail["msg"].removeprefix("Input should be ")
-    sentence = f"{name} is {_show(detail['input'])}; it must be {message}"
+    sentence = f"{name} is {_show(detail['input'])}{_MUST_BE}{message}"
     if kind == "string_type" and isinstance(detail["input"], bool | int | float):
         sentence += f" (quote it to make it text: '{name}=\"...\"')"
     return sentence
+
+
+def _name(cls: type[BaseModel], location: Sequence[str | int]) -> str:
+    """The dotted name of what ``location`` points to; the tags that pydantic puts in for unions are left out."""
+    parts: list[str] = []
+    owner: type[BaseModel] | None = cls
+    for part in location:
+        if owner is not None and (part == owner.__name__ or str(part).startswith("literal[")):
+            continue
+        if owner is not None and part in owner.model_fields:
+            owner = model_in(owner.model_fields[str(part)].annotation)
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 def _fields_at(cls: type[BaseModel], location: Sequence[str | int]) -> list[str]:
@@ -170,15 +257,15 @@ def _fields_at(cls: type[BaseModel], location: Sequence[str | int]) -> list[str]
     for part in location:
         if owner is None or part not in owner.model_fields:
             continue  # an index into a tuple, a key of a mapping or the tag of a union
-        owner = _model_in(owner.model_fields[str(part)].annotation)
+        owner = model_in(owner.model_fields[str(part)].annotation)
     return list(owner.model_fields) if owner else []
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
     """The first pydantic class inside an annotation such as ``FuserConfig | None`` or ``tuple[Stage, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((model for model in map(_model_in, get_args(annotation)) if model), None)
+    return next((model for model in map(model_in, get_args(annotation)) if model), None)
 
 
 def _unknown_field(name: str, part: str, fields: Sequence[str]) -> str:
@@ -197,49 +284,8 @@ def _kind(value: Any) -> str:
     return {"list": "list", "str": "text", "bool": "truth value"}.get(type(value).__name__, "number")
 
 
-# PyYAML follows YAML 1.1, where 1e-4 is text, `no` is false and 1:30 is ninety. These two classes follow the core
-# schema of YAML 1.2 instead, for reading and for writing alike (a writer that thinks 1e-4 is text would not quote it).
-
-
-class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not text", node.start_mark)
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))
-
-
-_Loader.yaml_implicit_resolvers = {}
-_Dumper.yaml_implicit_resolvers = {}
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-for _tag, _pattern, _first in (
-    ("null", r"^(?:~|null|)$", ["~", "n", ""]),
-    ("bool", r"^(?:true|false)$", list("tf")),
-    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
-    ("float", r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$", list("-+.0123456789")),
-):
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-
-
 def _parse_yaml(text: str, origin: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error)
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise UserError(
-            f"{origin} is not valid YAML{where}: {problem}; quote text that has special characters"
-        ) from None
+        return yaml_core.parse(text)
+    except ValueError as error:
+        raise UserError(f"{origin} is {error}") from None

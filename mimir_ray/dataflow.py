@@ -36,6 +36,7 @@ class ActorPool(Config):
     """The actors of one model: how many there are, what each one reserves, and how much it takes at a time."""
 
     actors: int = Field(1, ge=1)
+    """Copies of the model."""
     num_cpus: float = Field(0.5, ge=0)
     """An actor computes on one thread or on its GPU. Half a CPU is what it reserves, so that actors which wait for each
     other's shards fit on a machine of two cores together."""

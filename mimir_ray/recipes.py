@@ -36,6 +36,7 @@ class Recipe(Config):
     """The whole run: every stage of the road and the model it is for. Sections that disagree make none."""
 
     name: str
+    """What outputs and messages call it."""
     model: ModelConfig
     curation: CurationConfig
     precompute: PrecomputeConfig

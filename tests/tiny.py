@@ -5,7 +5,6 @@ llm = tiny_llm(tmp_path / "llm")                # a Phi3 with tokenizer and chat
 mimir = tiny_mimir(tmp_path / "mimir")          # a MimirPipeline layout
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -136,18 +135,6 @@ def tiny_base(path: Path, *, rotary: bool = False, dpm: bool = False, **settings
     )
     pipeline.save_pretrained(path)
     return path
-
-
-def write_index(base: Path) -> None:
-    """Write the ``model_index.json`` of a CogVideoX, for a directory of configurations alone."""
-    parts = {
-        "transformer": "CogVideoXTransformer3DModel",
-        "vae": "AutoencoderKLCogVideoX",
-        "text_encoder": "T5EncoderModel",
-        "scheduler": "CogVideoXDDIMScheduler",
-    }
-    index = {"_class_name": "CogVideoXPipeline"} | {part: ["diffusers", name] for part, name in parts.items()}
-    (base / "model_index.json").write_text(json.dumps(index))
 
 
 def tiny_llm(path: Path) -> Path:

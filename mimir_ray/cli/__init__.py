@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from mimir_ray import __version__
-from mimir_ray.cli import data, doctor, export, generate, init, quickstart, serve, shapes, submit, train
+from mimir_ray.cli import config, data, doctor, export, generate, init, quickstart, serve, shapes, submit, train
 from mimir_ray.console import results
 
 
@@ -46,7 +46,7 @@ def _options(
     pass
 
 
-for _noun in (quickstart, data, train, export, generate, serve, shapes, init, submit, doctor):
+for _noun in (quickstart, data, train, export, generate, serve, shapes, init, config, submit, doctor):
     _noun.add_to(app)
 
 

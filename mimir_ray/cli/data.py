@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, RecipeName, load_recipe
+from mimir_ray.cli.options import Assignments, ConfigFiles, Overwrite, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
 from mimir_ray.cli.verb import FAILED, register, report_mistake
 from mimir_ray.config import UserError
@@ -44,6 +44,7 @@ def add_to(app: typer.Typer) -> None:
             "mimir precompute --data runs/mine/data",
             "mimir precompute --data runs/mine/data --retry-quarantined",
             "mimir precompute --data runs/sample/data --estimate --clips 500000",
+            "mimir precompute --estimate --clips 500000 --recipe mimir_5b",
             "mimir precompute --data s3://bucket/data --recipe mimir_5b",
         ],
     )(precompute)
@@ -59,6 +60,7 @@ def curate(
         typer.Option("--out", help="Data root: its tables then hold exactly these sources."),
     ],
     recipe: RecipeName = "shapes",
+    files: ConfigFiles = None,
     assignments: Assignments = None,
     export: Annotated[
         str | None, typer.Option("--export", metavar="DIR", help="Write the clips that are kept there, as mp4 files.")
@@ -71,7 +73,7 @@ def curate(
 
     `mimir curate report DIR` makes a page about the outcome.
     """
-    config = load_recipe(recipe, assignments).curation
+    config = load_recipe(recipe, assignments, files).curation
     for source in sources:
         if not glob.has_magic(source):
             require(source, "the source", "name a folder of videos, a video file, a list or a glob")
@@ -115,14 +117,30 @@ def report(
     results.print(page, markup=False)
 
 
+def _needed(context: typer.Context, value: str) -> str:
+    without = context.params.get("estimate") and context.params.get("clips")
+    if not value and not without and not context.resilient_parsing:
+        raise typer.BadParameter("it is missing; only --estimate with --clips does without", param_hint="--data")
+    return value
+
+
 def precompute(
-    data: Annotated[str, typer.Option("--data", help="Data root that `mimir curate` wrote; the tables go there too.")],
+    data: Annotated[
+        str,
+        typer.Option(callback=_needed, help="Data root that `mimir curate` wrote; the tables go there too."),
+    ] = "",
     recipe: RecipeName = "shapes",
+    files: ConfigFiles = None,
     assignments: Assignments = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help=_ANEW)] = False,
     retry: Retry = False,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will take, and run nothing.")] = False,
-    clips: Annotated[int | None, typer.Option(min=1, help="Estimate for so many clips like those of --data.")] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", is_eager=True, help="Say what it will take, and run nothing.")
+    ] = False,
+    clips: Annotated[
+        int | None,
+        typer.Option(min=1, is_eager=True, help="Estimate for so many clips like those of --data, if it is given."),
+    ] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU that the estimate is for; H100 unless given.")] = None,
     address: RayAddress = None,
 ) -> None:
@@ -130,8 +148,9 @@ def precompute(
 
     A video that was away is tried again by the next run. Ends with 1 where nothing could be encoded.
     """
-    configuration = load_recipe(recipe, assignments)
-    require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
+    configuration = load_recipe(recipe, assignments, files)
+    if data:
+        require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
     require_checkpoint(configuration.model.base)
     if estimate:
         _estimate(data, configuration, clips, gpu or "H100")
@@ -164,7 +183,7 @@ def _estimate(data: str, recipe: "Recipe", clips: int | None, gpu: str) -> None:
 
     from mimir_ray.precompute import estimate
 
-    made = estimate(data, recipe.model, recipe.precompute, clips=clips, gpu=gpu)
+    made = estimate(data or None, recipe.model, recipe.precompute, clips=clips, gpu=gpu)
     table = Table(
         title=f"{made.clips:,} clips, {made.captions:,} captions, {made.shards:,} shards", title_justify="left"
     )
@@ -178,4 +197,5 @@ def _estimate(data: str, recipe: "Recipe", clips: int | None, gpu: str) -> None:
     results.print(
         f"A shard of the largest table has {made.shard_bytes / 2**20:,.1f} MiB. Every answer is taken to be as long as "
         "it may be, every batch to be full, and a GPU to reach two fifths of its peak."
+        + ("" if data else " Without --data each clip has one caption, and the size of the recipe.")
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.options import Assignments, Overwrite, RayAddress, load_recipe
+from mimir_ray.cli.options import Assignments, ConfigFiles, Overwrite, RayAddress, load_recipe
 from mimir_ray.cli.paths import require_checkpoint, shipped_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
@@ -53,6 +53,7 @@ def generate(
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="NAME", help="Size and defaults; shapes for the shipped Mimir.")
     ] = None,
+    files: ConfigFiles = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
     retry: Annotated[bool, typer.Option("--retry-quarantined", help="Try the failed rows of a list again.")] = False,
@@ -69,9 +70,12 @@ def generate(
         raise UserError(f"--out {out!r}: videos are written as .mp4 files; name one, or a directory")
     chosen = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance}
     given = [f"generation.{field}={value}" for field, value in chosen.items() if value is not None]
-    configuration = load_recipe(recipe or "shapes", [*(assignments or []), *given])
+    configuration = load_recipe(recipe or "shapes", [*(assignments or []), *given], files)
     config = configuration.generation
-    checkpoint = shipped_checkpoint(configuration) if model is None else _checkpoint(model, recipe, config)
+    if model is None:
+        checkpoint = shipped_checkpoint(configuration)
+    else:
+        checkpoint = _checkpoint(model, config, size_is_meant=bool(recipe or files))
     if len(prompt.split()) == 1 and _name(prompt).endswith(LISTS):
         _generate_list(prompt, checkpoint, out, config, overwrite=overwrite, retry=retry, address=address)
     else:
@@ -146,11 +150,11 @@ def _generate_list(
     results.print(f"{join(out, INDEX_FILE)} has a line for every prompt", markup=False)
 
 
-def _checkpoint(model: str, recipe: str | None, config: "GenerationConfig") -> str:
+def _checkpoint(model: str, config: "GenerationConfig", *, size_is_meant: bool) -> str:
     """The checkpoint to load, once it is sure that the recipe's video size is meant for it."""
     require_checkpoint(model)
     directory = Path(model).expanduser()
-    if recipe is None and not (directory.is_dir() and _made_for(directory, config)):
+    if not size_is_meant and not (directory.is_dir() and _made_for(directory, config)):
         from mimir_ray.recipes import RECIPES
 
         raise UserError(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.options import Assignments, RecipeName, load_recipe
+from mimir_ray.cli.options import Assignments, ConfigFiles, RecipeName, load_recipe
 from mimir_ray.cli.paths import require_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
@@ -28,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
 def init(
     out: Annotated[Path, typer.Option("--out", help="Directory of the new model; must be empty or not exist yet.")],
     recipe: RecipeName = "shapes",
+    files: ConfigFiles = None,
     assignments: Assignments = None,
 ) -> None:
     """Build a fresh Mimir: a CogVideoX base, a language model and a new token fuser, in diffusers layout.
@@ -35,7 +36,7 @@ def init(
     With model.fuser.null_condition=empty_prompt, and model.fuser.stabilizer=false or stabilizer_join=residual, it
     generates exactly what its base generates.
     """
-    model = load_recipe(recipe, assignments).model
+    model = load_recipe(recipe, assignments, files).model
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} exists and is not an empty directory; name a new directory")
     require_checkpoint(model.base)

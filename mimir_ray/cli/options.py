@@ -1,19 +1,31 @@
 """Options that several verbs share, defined once."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+from mimir_ray.config import Change, Config, change, read_assignments
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
 
+C = TypeVar("C", bound=Config)
+
 RecipeName = Annotated[
     str,
-    typer.Option("--recipe", metavar="NAME", help="The run's configuration: shapes (any laptop), mimir_2b, mimir_5b."),
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="The run's configuration: shapes (any laptop), mimir_2b, mimir_5b, or your own module:function.",
+    ),
+]
+ConfigFiles = Annotated[
+    list[str] | None,
+    typer.Option("--config", metavar="FILE", help="YAML or TOML with fields to change in the recipe, before --set."),
 ]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe, such as training.steps=100."),
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, such as training.steps=100."),
 ]
 RayAddress = Annotated[
     str | None,
@@ -24,9 +36,26 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, for fi
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings, mistakes and results.")]
 
 
-def load_recipe(name: str, assignments: list[str] | None) -> "Recipe":
-    """The recipe `name` with `assignments` applied; UserError names what is unknown and what is allowed."""
-    from mimir_ray.config import override
+def load_recipe(name: str, assignments: list[str] | None, files: list[str] | None = None) -> "Recipe":
+    """The recipe `name`, changed by `files` and then by `assignments`; UserError names what is unknown or wrong."""
+    return configure(find_recipe(name), assignments, files)
+
+
+def find_recipe(name: str) -> "Recipe":
+    """One of ours by its name, or what a user's `module:function` returns."""
+    from mimir_ray.cli.user_recipe import call_recipe
     from mimir_ray.recipes import by_name
 
-    return override(by_name(name), assignments or [])
+    return call_recipe(name) if ":" in name else by_name(name)
+
+
+def configure(config: C, assignments: list[str] | None, files: list[str] | None) -> C:
+    """`config`, changed by `files` in their order and then by `assignments`."""
+    return change(config, read_all(assignments, files))
+
+
+def read_all(assignments: list[str] | None, files: list[str] | None) -> list[Change]:
+    """The changes of files and assignments, in the order in which they count."""
+    from mimir_ray.cli.config_file import read_changes
+
+    return [*(made for file in files or [] for made in read_changes(file)), *read_assignments(assignments or [])]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.options import Assignments, RayAddress, load_recipe
+from mimir_ray.cli.options import Assignments, ConfigFiles, RayAddress, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.console import results
@@ -30,6 +30,7 @@ def quickstart(
         int | None, typer.Option("--clips", min=1, help="Clips to render; fewer for a quick look.")
     ] = None,
     prompts: Annotated[int | None, typer.Option("--prompts", min=6, help="Evaluation prompts of each list.")] = None,
+    files: ConfigFiles = None,
     assignments: Assignments = None,
     address: RayAddress = None,
 ) -> None:
@@ -39,7 +40,7 @@ def quickstart(
     """
     if videos is not None:
         require(str(videos), "--videos", "name a folder of video files")
-    recipe = load_recipe("shapes", assignments)
+    recipe = load_recipe("shapes", assignments, files)
     require_checkpoint(recipe.model.base)
 
     from mimir_ray.cli.ray_cluster import connect

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.options import Assignments, load_recipe
+from mimir_ray.cli.options import Assignments, ConfigFiles, configure, load_recipe
 from mimir_ray.cli.paths import require_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
@@ -63,6 +63,7 @@ def score(
         str | None, typer.Option("--model", help="Checkpoint directory; the shipped Mimir by default.")
     ] = None,
     prompts: Annotated[int, typer.Option("--prompts", min=3, help="Prompts of each list.")] = 24,
+    files: ConfigFiles = None,
     assignments: Assignments = None,
 ) -> None:
     """Generate videos for fixed prompts and score them exactly: colour, shape, place, count, motion.
@@ -73,7 +74,7 @@ def score(
     from mimir_ray.shapes.weights import mimir_dir
 
     checkpoint = require_checkpoint(model or mimir_dir())
-    config = load_recipe("shapes", assignments).generation
+    config = load_recipe("shapes", assignments, files).generation
 
     from rich.table import Table
 
@@ -96,6 +97,7 @@ def pretrain(
     stages: Annotated[
         list[str] | None, typer.Option("--stage", help="Only these of tokenizers, llm, t5, vae, latents, base.")
     ] = None,
+    files: ConfigFiles = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, such as vae.full_steps=10."),
@@ -105,12 +107,11 @@ def pretrain(
 
     Stages that are done are skipped; pretrain.jsonl in the folder is the log.
     """
-    from mimir_ray.config import override
     from mimir_ray.shapes.pretrain.config import STAGES, PretrainConfig
 
     if unknown := [stage for stage in stages or [] if stage not in STAGES]:
         raise UserError(f"there is no stage {unknown[0]!r}; choose of {', '.join(STAGES)}")
-    config = override(PretrainConfig(), assignments or [])
+    config = configure(PretrainConfig(), assignments, files)
 
     from mimir_ray.shapes.pretrain.run import pretrain as run
 

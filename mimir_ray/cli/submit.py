@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from mimir_ray.cli.options import load_recipe
+from mimir_ray.cli.job_arguments import job_arguments
 from mimir_ray.cli.verb import DONE, FAILED, register
 from mimir_ray.config import UserError
 from mimir_ray.console import results, status
@@ -58,12 +58,15 @@ def submit(
 ) -> None:
     """Run a verb on a Ray cluster, follow its log and end with its exit code.
 
-    The options are checked here, before anything is sent. A cluster with token authentication needs RAY_AUTH_MODE=token
-    and the token in RAY_AUTH_TOKEN or the file RAY_AUTH_TOKEN_PATH.
+    The options are checked here, before anything is sent. What --config files and a --recipe module:function say goes
+    with the job as --set, so that the cluster needs neither.
+
+    A cluster with token authentication needs RAY_AUTH_MODE=token and the token in RAY_AUTH_TOKEN or the file
+    RAY_AUTH_TOKEN_PATH.
     """
     root = working_dir.resolve()
-    _check(context, verb, arguments or [], root)
-    entrypoint = shlex.join(["python", "-m", f"jobs.{verb}", *(arguments or [])])
+    checked = _check(context, verb, arguments or [], root)
+    entrypoint = shlex.join(["python", "-m", f"jobs.{verb}", *checked])
     client = open_client(address)
     job = send(client, entrypoint, root)
     status.print(f"submitted {job}: {entrypoint}", soft_wrap=True)
@@ -163,8 +166,9 @@ async def _copy_log(client: "JobSubmissionClient", job: str) -> None:
         results.print(Text.from_ansi(lines), end="")
 
 
-def _check(context: typer.Context, verb: str, arguments: list[str], root: Path) -> None:
-    """Refuse what the job would refuse in minutes: an unknown verb or option, a bad recipe, the wrong directory."""
+def _check(context: typer.Context, verb: str, arguments: list[str], root: Path) -> list[str]:
+    """The job's arguments; what it would refuse in minutes is refused: an unknown verb or option, a bad recipe, the
+    wrong directory."""
     if verb not in VERBS:
         raise UserError(f"there is no job {verb!r}; choose one of {', '.join(VERBS)}")
     if not (root / "jobs" / f"{verb}.py").is_file() or not (root / "mimir_ray").is_dir():
@@ -172,4 +176,5 @@ def _check(context: typer.Context, verb: str, arguments: list[str], root: Path) 
     assert context.parent is not None
     command = context.parent.command.get_command(context.parent, verb)  # type: ignore[attr-defined]
     with command.make_context(f"mimir {verb}", list(arguments), parent=context.parent) as parsed:
-        load_recipe(parsed.params["recipe"], parsed.params["assignments"])
+        with_value = {name for option in command.params if not getattr(option, "is_flag", True) for name in option.opts}
+        return job_arguments(parsed.params, arguments, with_value)

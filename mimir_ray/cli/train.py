@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.options import Assignments, RayAddress, RecipeName, load_recipe
+from mimir_ray.cli.options import Assignments, ConfigFiles, RayAddress, RecipeName, load_recipe
 from mimir_ray.cli.paths import require, require_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
@@ -26,6 +26,7 @@ def add_to(app: typer.Typer) -> None:
             "mimir train --data runs/mine/data --out runs/mine/train",
             "mimir train --data s3://b/data --out s3://b/train --recipe mimir_5b",
             "mimir train --data D --out O --set training.learning_rate=1e-4",
+            "mimir train --data D --out O --recipe mimir_5b --config run.yaml",
             "mimir train --data D --out O --no-cache",
             "mimir train --estimate --recipe mimir_5b --gpu H100",
         ],
@@ -46,6 +47,7 @@ def train(
         str, typer.Option(callback=_needed, help="Checkpoints, metrics.jsonl and the finished model (export/).")
     ] = "",
     recipe: RecipeName = "shapes",
+    files: ConfigFiles = None,
     assignments: Assignments = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Encode the clips first, in memory; for a few that only were curated.")
@@ -58,7 +60,7 @@ def train(
     address: RayAddress = None,
 ) -> None:
     """Fine-tune the token fuser and the video transformer with Ray Train and DeepSpeed ZeRO."""
-    configuration = load_recipe(recipe, assignments)
+    configuration = load_recipe(recipe, assignments, files)
     if estimate:
         require_checkpoint(configuration.model.base)
         _estimate(configuration, gpu or "H100", workers)

@@ -24,18 +24,20 @@ def columns(gpu: str) -> list[str]:
 
 
 def rows(recipe: "Recipe", gpu: str, workers: Sequence[int] | None = None) -> list[list[str]]:
-    """Cells by number of GPUs and ZeRO stage.
+    """Cells by number of GPUs and ZeRO stage; the hub is asked for models that no recipe names alone.
 
     Raises:
         UserError: the GPU is not known, or the batch cannot be shared among so many.
     """
     from mimir_ray.model.latents import latent_shape
+    from mimir_ray.model.published import described
     from mimir_ray.precompute.components import read_config
     from mimir_ray.training.sizing.estimate import estimate_training
     from mimir_ray.training.sizing.memory import GIB, read_sizes
 
-    sizes = read_sizes(recipe.model)
-    vae, transformer = read_config(recipe.model, "vae"), SimpleNamespace(**sizes.transformer)
+    model = described(recipe.model)
+    sizes = read_sizes(model)
+    vae, transformer = read_config(model, "vae"), SimpleNamespace(**sizes.transformer)
     shapes = [latent_shape(vae, transformer, s.num_frames, s.height, s.width) for s in recipe.precompute.sizes]
     largest = max(shapes, key=math.prod)
     return [

@@ -41,9 +41,11 @@ class Limits(Config):
     """What is not even tried: a file beyond these is quarantined, so that one monster cannot hold up a cluster."""
 
     max_file_bytes: int = Field(64 << 30, ge=1)
+    """The size of a file."""
     max_pixels: int = Field(8192 * 4352, ge=1)
     """Width times height of a frame; the default is a little above 8K."""
     max_duration_s: float = Field(6 * 3600.0, gt=0)
+    """The length of a whole video."""
     max_frames: int = Field(2_000_000, ge=1)
     """The most frames of a whole video; every one has a time stamp in memory."""
     seconds_per_second: float = Field(20.0, gt=0)
@@ -76,10 +78,13 @@ class BasicRules(Config):
     """Basic filtration: facts of the file, and motion."""
 
     min_frames: int = Field(65, ge=1)
+    """Fewest frames of a clip."""
     min_duration_s: float = Field(1.0, ge=0)
+    """Shortest clip."""
     min_aspect: float = Field(1.0, gt=0)
     """Width over height, as displayed."""
     max_aspect: float = Field(2.0, gt=0)
+    """Width over height, as displayed."""
     allow_hdr: bool = True
     """PQ and HLG, which are mapped to SDR."""
     allow_interlaced: bool = True
@@ -103,8 +108,11 @@ class QualityRules(Config):
     """Quality filtration: shares and means from 0 to 1."""
 
     max_black_area: float = Field(0.8, ge=0, le=1)
+    """Mean share of a frame's pixels that are black."""
     min_brightness: float = Field(0.2, ge=0, le=1)
+    """Mean grey value of the frames."""
     max_black_frame_rate: float = Field(0.4, ge=0, le=1)
+    """Share of the frames that are black."""
 
 
 class LookRules(Config):
@@ -113,6 +121,7 @@ class LookRules(Config):
     min_aesthetic: float = Field(4.0, ge=0, le=10)
     """Mean over the frames looked at, from 1 to 10."""
     max_text_area: float = Field(0.1, ge=0, le=1)
+    """Share of a frame that text covers: the median over the frames looked at."""
     max_watermark_margin: float = 0.0
     """log p(yes) - log p(no) of the model's answer; above 0 it says that there is a watermark."""
 
@@ -147,10 +156,13 @@ class CaptionRules(Config):
     max_repeated_2grams: float = Field(0.056, ge=0, le=1)
     """Share of the 2-grams that occur more than once, as `repeated_share` counts it."""
     max_repeated_5grams: float = Field(0.047, ge=0, le=1)
+    """The same of 5-grams."""
     max_repeated_10grams: float = Field(0.045, ge=0, le=1)
+    """The same of 10-grams."""
     min_clip_score: float = Field(0.25, ge=-1, le=1)
     """Cosine of caption and frames."""
     min_words: int = Field(5, ge=0)
+    """Fewest words of a caption."""
     patterns: tuple[tuple[str, str], ...] = PATTERNS
     """(name, regular expression); a caption in which one is found, in upper or lower case, is excluded. Given, they
     replace the table."""
@@ -170,11 +182,17 @@ class Farneback(Config):
     """Parameters of `cv2.calcOpticalFlowFarneback`, in its order."""
 
     pyr_scale: float = Field(0.5, gt=0, lt=1)
+    """Size of a level of the pyramid, relative to the one below."""
     levels: int = Field(3, ge=1)
+    """Levels of the pyramid, the frame itself among them."""
     winsize: int = Field(15, ge=3)
+    """Side of the window that flow is averaged over, in pixels."""
     iterations: int = Field(3, ge=1)
+    """Iterations at each level."""
     poly_n: int = Field(5, ge=3)
+    """Side of the neighbourhood that a polynomial is fitted to, in pixels."""
     poly_sigma: float = Field(1.2, gt=0)
+    """Standard deviation of the Gaussian weights of that fit, in pixels."""
 
 
 class Measures(Config):

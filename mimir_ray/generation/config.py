@@ -12,10 +12,13 @@ class StageActors(Config):
     """The actors of one stage of batch generation: how many, and what each reserves."""
 
     min_actors: int = Field(1, ge=1)
+    """Fewest actors."""
     max_actors: int = Field(1, ge=1)
+    """Most actors, while there is work for them."""
     num_cpus: float = Field(0.5, ge=0)
     """Half a CPU, so that the three stages fit on two cores: while one computes the others mostly wait for it."""
     num_gpus: float = Field(0.0, ge=0)
+    """GPUs of one actor, fractions included; 0 computes on the CPU."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -28,6 +31,7 @@ class RuntimeConfig(Config):
     """How the model computes. Part of what decides the pixels to the last bit, together with the request."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of weights and activations."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` is a GPU where this process sees one."""
     cpu_threads: int = Field(2, ge=1)
@@ -39,12 +43,19 @@ class GenerationConfig(Config):
     """The video that a bare prompt asks for, how it is computed, and the actors that work through a prompt list."""
 
     num_frames: int = Field(ge=1)
+    """Frames of the video."""
     height: int = Field(ge=1)
+    """In pixels."""
     width: int = Field(ge=1)
+    """In pixels."""
     fps: float = Field(gt=0)
+    """Frames per second at which it is played."""
     num_inference_steps: int = Field(50, ge=1)
+    """Denoise steps."""
     guidance_scale: float = Field(6.0, ge=0)
+    """How far text leads away from the null condition; 1 is no guidance."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Same seed, same video."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     encode: StageActors = StageActors()

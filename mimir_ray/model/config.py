@@ -32,6 +32,7 @@ class FuserConfig(Config):
     alpha: float = 1.0
     """Weight of the LLM branch in the sum e = e_theta + alpha * e_beta."""
     learn_alpha: bool = False
+    """Learn that weight with the rest."""
     text_length: int | None = Field(None, gt=SEMANTIC_TOKENS)
     """Number n of text tokens before the semantic ones; None takes the base model's ``max_text_seq_length``."""
     null_condition: Literal["zeros", "empty_prompt"] = "zeros"
@@ -86,6 +87,7 @@ class LanguageConfig(Config):
     temperature: float = Field(1.0, ge=0)
     """0 answers greedily; above, answers are sampled."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that hold this much of the probability together."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -104,8 +106,11 @@ class ModelConfig(Config):
     llm: str | None = None
     """A decoder-only language model: a directory or a hub id; None runs the base alone."""
     revision: str | None = None
+    """Branch, tag or commit of the base on the hub."""
     llm_revision: str | None = None
+    """Branch, tag or commit of the language model on the hub."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Number format in which encoders compute, and of the exported model."""
     fuser: FuserConfig = FuserConfig()
     language: LanguageConfig = LanguageConfig()
 

@@ -14,8 +14,11 @@ class Size(Config):
     """What a clip is encoded at."""
 
     num_frames: int = Field(ge=1)
+    """Frames of a clip."""
     height: int = Field(ge=1)
+    """In pixels."""
     width: int = Field(ge=1)
+    """In pixels."""
 
 
 class PrecomputeConfig(Config):
@@ -27,7 +30,9 @@ class PrecomputeConfig(Config):
     num_frames: int = Field(ge=1)
     """Frames that the video transformer is trained on."""
     height: int = Field(ge=1)
+    """Of the frames, in pixels."""
     width: int = Field(ge=1)
+    """Of the frames, in pixels."""
     buckets: tuple[Size, ...] = ()
     """Further sizes. A clip is encoded at one of all: of those whose aspect is nearest to its own the one with the most
     frames that it can fill, and of these the one nearest in area."""
@@ -43,6 +48,7 @@ class PrecomputeConfig(Config):
     answers: int = Field(1, ge=1)
     """Sampled LLM answers kept per caption (K): answer k is the one the pipeline gives with the seed ``seed + k``."""
     seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the sampled answers."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What writes the answers. ``transformers`` runs on any machine; ``vllm`` writes many at once on GPUs of its own,
     and needs the extra `vllm`. States are made by transformers from either's token ids."""

@@ -14,6 +14,7 @@ from mimir_ray.config import Config, UserError
 from mimir_ray.model.base import read_base
 from mimir_ray.model.config import SEMANTIC_TOKENS, ModelConfig
 from mimir_ray.model.flops import GPUS, Gpu
+from mimir_ray.model.published import described
 from mimir_ray.precompute.components import read_config, text_length, tile
 from mimir_ray.precompute.config import PrecomputeConfig, Size
 from mimir_ray.precompute.frames import TooShort, choose_size, nearest_sizes
@@ -48,9 +49,12 @@ class Estimate(Config):
 
 
 def estimate(
-    data: str, model: ModelConfig, config: PrecomputeConfig, *, clips: int | None = None, gpu: str = "H100"
+    data: str | None, model: ModelConfig, config: PrecomputeConfig, *, clips: int | None = None, gpu: str = "H100"
 ) -> Estimate:
     """What ``precompute`` will take for the clips under ``data``, or for so many ``clips`` like them. Nothing runs.
+
+    Without ``data`` a clip has one caption and the configuration's first size. The hub is asked for models that no
+    recipe names alone.
 
     Raises:
         UserError: curation is not finished or kept nothing, the GPU is not known, or the model cannot be run or cannot
@@ -58,14 +62,12 @@ def estimate(
     """
     from mimir_ray.model.latents import check_size
 
-    shards = plan_shards(data := absolute(data), config.clips_per_shard)
-    placed = Counter(_size_of(clip, config) for planned in shards for clip in ok_clips(data, planned))
-    if not (there := placed.total()):
-        raise UserError(f"no clip under {data} passed curation; `mimir curate report {data}` says why")
+    sample = _sample_of(data, config) if data else _Sample(Counter({config.sizes[0]: 1}), captions=1, shards=1)
+    placed, there = sample.placed, sample.placed.total()
     clips = clips or there
     share = clips / there
-    captions = math.ceil(sum(len(ok_captions(data, planned)) for planned in shards) * share)
-    model = model.located()
+    captions = math.ceil(sample.captions * share)
+    model = described(model.located())
     if gpu not in GPUS:
         raise UserError(f"the figures of {gpu!r} are not known; name one of {', '.join(GPUS)}")
     device, item = GPUS[gpu], BYTES[config.dtype]
@@ -93,11 +95,28 @@ def estimate(
     return Estimate(
         clips=clips,
         captions=captions,
-        shards=len(shards) if clips == there else enough_shards(clips, config.clips_per_shard),
+        shards=sample.shards if clips == there else enough_shards(clips, config.clips_per_shard),
         gpu=gpu,
         bytes_by_table=sizes,
         gpu_hours_by_table=hours,
     )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Clips from which all others are told: how many of each size, with how many captions, in how many shards."""
+
+    placed: Counter[Size]
+    captions: int
+    shards: int
+
+
+def _sample_of(data: str, config: PrecomputeConfig) -> _Sample:
+    shards = plan_shards(data := absolute(data), config.clips_per_shard)
+    placed = Counter(_size_of(clip, config) for planned in shards for clip in ok_clips(data, planned))
+    if not placed:
+        raise UserError(f"no clip under {data} passed curation; `mimir curate report {data}` says why")
+    return _Sample(placed, sum(len(ok_captions(data, planned)) for planned in shards), len(shards))
 
 
 def _compute_s(flops: int, model: ModelConfig, gpu: Gpu) -> float:

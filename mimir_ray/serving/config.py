@@ -12,15 +12,21 @@ class StageDeployment(Config):
     """One stage's replicas: how many, what each reserves, and when there are more or fewer of them."""
 
     min_replicas: int = Field(1, ge=1)
+    """Fewest replicas."""
     max_replicas: int = Field(1, ge=1)
+    """Most replicas; above the fewest, Ray Serve scales between them."""
     num_cpus: float = Field(0.5, ge=0)
+    """CPUs that a replica reserves."""
     num_gpus: float = Field(0.0, ge=0)
+    """GPUs of one replica, fractions included; 0 computes on the CPU."""
     max_ongoing_requests: int = Field(4, ge=1)
     """Requests a replica holds; it computes one, and the others wait beside it so that no gap opens between two."""
     target_ongoing_requests: float = Field(2.0, gt=0)
     """Autoscaling aims at this many requests per replica, computing and waiting."""
     upscale_delay_s: float = Field(10.0, ge=0)
+    """How long more replicas must be wanted before there are more."""
     downscale_delay_s: float = Field(300.0, ge=0)
+    """How long fewer replicas must do before there are fewer."""
     graceful_shutdown_timeout_s: float = Field(600.0, gt=0)
     """How long a replica that is to go may finish what it computes; shorter than a video, it kills one."""
 
@@ -56,10 +62,13 @@ class RequestLimits(Config):
     """The largest video that one request may ask for."""
 
     max_frames: int = Field(257, ge=1)
+    """Frames of a video."""
     max_pixels: int = Field(1360 * 768, ge=1)
     """Height x width."""
     max_inference_steps: int = Field(200, ge=1)
+    """Denoise steps."""
     max_prompt_characters: int = Field(4000, ge=1)
+    """Characters of a prompt."""
 
 
 class EndpointConfig(Config):
@@ -74,9 +83,11 @@ class EndpointConfig(Config):
     denoiser: StageDeployment = StageDeployment()
     decoder: StageDeployment = StageDeployment()
     ingress_replicas: int = Field(1, ge=1)
+    """Replicas of the part that answers HTTP."""
     host: str = "127.0.0.1"
     """Address that HTTP listens on; 0.0.0.0 opens the endpoint, which has no authentication, to the network."""
     port: int = Field(8000, ge=1, le=65535)
+    """Port that HTTP listens on."""
 
 
 class ServingConfig(EndpointConfig):

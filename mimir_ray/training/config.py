@@ -14,9 +14,13 @@ class CaptionWeights(Config):
     """
 
     long: float = Field(1.0, ge=0)
+    """Weight of long captions."""
     short: float = Field(1.0, ge=0)
+    """Weight of short captions."""
     user: float = Field(1.0, ge=0)
+    """Weight of captions that people gave."""
     filename: float = Field(0.1, ge=0)
+    """Weight of captions made of files' names."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -29,6 +33,7 @@ class LoraConfig(Config):
     """Low-rank adapters on the transformer (``training.train=lora``)."""
 
     rank: int = Field(128, gt=0)
+    """Width of the adapters."""
     alpha: float = Field(128.0, gt=0)
     """The adapters' output is scaled by alpha / rank."""
     targets: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
@@ -42,6 +47,7 @@ class ValidationConfig(Config):
     """Steps between validations, a multiple of ``training.checkpoint_every``; there is one at the end too. 0 makes
     none."""
     prompts: tuple[str, ...] = ()
+    """What the videos are to show, one video each."""
     seed: int = Field(0, ge=0, lt=2**62)
     """The seed of the first prompt; each further prompt has the next. The same in every validation."""
     num_cpus: float = Field(1.0, ge=0)
@@ -67,6 +73,7 @@ class LoggingConfig(Config):
     """Where rows of metrics and validation videos go besides metrics.jsonl."""
 
     to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Services; metrics.jsonl is written in any case."""
     project: str = Field("mimir", min_length=1)
     """W&B's project, MLflow's experiment."""
     name: str | None = Field(None, min_length=1)
@@ -118,8 +125,11 @@ class TrainingConfig(Config):
     final_learning_rate: float = Field(0.0, ge=0, le=1)
     """Where the cosine ends, as a fraction of the peak."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's two decay rates."""
     weight_decay: float = Field(1e-4, ge=0)
+    """AdamW's weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """The norm that gradients of all weights together are clipped to."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Decay per step of the moving average of the weights, which is then what the export holds; 0 keeps none."""
 
@@ -142,7 +152,9 @@ class TrainingConfig(Config):
     max_skipped_steps: int = Field(10, ge=0)
     """A step whose gradient is not finite is left out; one more than this many in a run ends it."""
     checkpoint_every: int = Field(200, gt=0)
+    """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, gt=0)
+    """Checkpoints that are kept."""
     keep_by: Literal["step", "loss", "score"] = "step"
     """Which checkpoints are kept: the last ones, or those of the lowest loss, or of the highest score in validation,
     with the last one beside them."""

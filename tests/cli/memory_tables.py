@@ -3,8 +3,6 @@
 python -m tests.cli.memory_tables        # writes them into the page
 """
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from mimir_ray.cli.training_estimate import columns, rows
@@ -12,7 +10,6 @@ from mimir_ray.config import override
 from mimir_ray.recipes import Recipe, by_name
 from mimir_ray.training.sizing.memory import GIB, estimate_memory, read_sizes
 from tests.cli.command import ROOT
-from tests.training.sizing.published import published
 
 PAGE = ROOT / "docs" / "training.md"
 BEGIN, END = "<!-- memory tables -->\n", "<!-- end of memory tables -->\n"
@@ -22,19 +19,18 @@ SHAPES_LATENTS = (3, 16, 8, 8)
 
 def tables() -> str:
     """Markdown of every table."""
-    with tempfile.TemporaryDirectory() as directory:
-        parts = [_shapes()]
-        for name in ("mimir_2b", "mimir_5b"):
-            recipe = published(Path(directory) / name, name)
-            parts += [
-                _table(recipe, f"`{name}`: everything is trained", []),
-                _table(recipe, f"`{name}` with `training.train=lora`", ["training.train=lora"], [1, 8]),
-                _table(recipe, f"`{name}` with `training.train=fuser`", ["training.train=fuser"], [1, 8]),
-            ]
-            offload = ["training.offload=optimizer"]
-            parts.append(_table(recipe, f"`{name}` with `training.offload=optimizer`", offload, [1, 8]))
-            offload = ["training.offload=all", "training.zero_stage=3"]
-            parts.append(_table(recipe, f"`{name}` with `training.offload=all`", offload, [1, 8]))
+    parts = [_shapes()]
+    for name in ("mimir_2b", "mimir_5b"):
+        recipe = by_name(name)
+        parts += [
+            _table(recipe, f"`{name}`: everything is trained", []),
+            _table(recipe, f"`{name}` with `training.train=lora`", ["training.train=lora"], [1, 8]),
+            _table(recipe, f"`{name}` with `training.train=fuser`", ["training.train=fuser"], [1, 8]),
+        ]
+        offload = ["training.offload=optimizer"]
+        parts.append(_table(recipe, f"`{name}` with `training.offload=optimizer`", offload, [1, 8]))
+        offload = ["training.offload=all", "training.zero_stage=3"]
+        parts.append(_table(recipe, f"`{name}` with `training.offload=all`", offload, [1, 8]))
     return "\n".join(parts)
 
 

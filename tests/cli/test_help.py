@@ -13,6 +13,7 @@ from tests.cli.command import ROOT, mimir, run_python
 EVERY_VERB = (
     *(["quickstart"], ["curate"], ["precompute"], ["train"], ["generate"], ["serve"], ["init"], ["doctor"], ["submit"]),
     *(["curate", "report"], ["shapes", "render"], ["shapes", "pretrain"], ["shapes", "score"]),
+    *(["config", "show"], ["config", "fields"]),
 )
 HEAVY = {"torch", "ray", "transformers", "diffusers", "deepspeed", "cv2", "av", "pyarrow", "numpy"}
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,34 +14,7 @@ import pytest
 
 from mimir_ray.cli import submit
 from tests.cli.command import ROOT, mimir, run_python
-
-
-class FakeClient:
-    """A job server that runs one job to a given end."""
-
-    def __init__(self, status: str = "SUCCEEDED", code: int | None = 0) -> None:
-        self.details = SimpleNamespace(status=status, driver_exit_code=code, message="")
-        self.submitted: dict[str, Any] = {}
-
-    def submit_job(self, **job: Any) -> str:
-        self.submitted = job
-        return "raysubmit_1"
-
-    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
-        yield "step 1\n"
-        yield "step 2\n"
-
-    def get_job_info(self, job: str) -> SimpleNamespace:
-        return self.details
-
-
-@pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
-    monkeypatch.chdir(ROOT)
-    client = FakeClient()
-    monkeypatch.setattr(submit, "open_client", lambda address: client)
-    return client
-
+from tests.cli.job_client import FakeClient
 
 TRAIN = ("submit", "train", "--", "--data", "s3://b/my data", "--out", "s3://b/train")
 

@@ -1,14 +1,12 @@
 """`mimir train --estimate`, and the tables of the documentation that come from the same functions."""
 
-from pathlib import Path
-
 import pytest
 
 from mimir_ray.console import results
 from mimir_ray.model.flops import GPUS
+from mimir_ray.recipes import RECIPES
 from tests.cli.command import mimir
 from tests.cli.memory_tables import BEGIN, END, PAGE, tables
-from tests.training.sizing.published import published
 
 
 def test_the_documented_tables_are_those_that_the_recipes_give() -> None:
@@ -16,9 +14,27 @@ def test_the_documented_tables_are_those_that_the_recipes_give() -> None:
     assert documented.strip() == tables().strip(), "run python -m tests.cli.memory_tables"
 
 
-def test_the_estimate_says_what_each_gpu_needs(tmp_path: Path) -> None:
-    model = published(tmp_path, "mimir_5b").model
-    asked = ["--recipe", "mimir_5b", f"--set=model.base={model.base}", f"--set=model.llm={model.llm}"]
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks the hub fails."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"the hub was asked: {arguments} {options}")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_estimate_of_a_recipe_needs_a_network(name: str) -> None:
+    assert mimir("train", "--estimate", "--recipe", name).exit_code == 0
+    assert mimir("precompute", "--estimate", "--clips", "1000", "--recipe", name).exit_code == 0
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_estimate_says_what_each_gpu_needs() -> None:
+    asked = ["--recipe", "mimir_5b"]
     result = mimir("train", "--estimate", *asked)
     assert result.exit_code == 0
     assert "mimir_5b: 8,000 steps of 64, GiB a GPU" in result.stdout
@@ -40,6 +56,13 @@ def test_the_laptops_recipe_has_an_estimate_too() -> None:
     result = mimir("train", "--estimate")
     assert result.exit_code == 0
     assert "shapes: 1,000 steps of 16" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["--estimate"], ["--clips", "5"]], ids=str)
+def test_precompute_does_without_data_only_to_estimate_so_many_clips(arguments: list[str]) -> None:
+    result = mimir("precompute", *arguments)
+    assert result.exit_code == 2
+    assert "--data: it is missing; only --estimate with --clips does without" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

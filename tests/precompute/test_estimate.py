@@ -1,14 +1,11 @@
 """What precompute says it will take, against what it took, and for the published models."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from transformers import Phi3Config
 
 from mimir_ray.config import UserError, override
 from mimir_ray.precompute import estimate
@@ -19,31 +16,6 @@ from mimir_ray.recipes import mimir_5b
 from mimir_ray.records import Clip
 from mimir_ray.video import read_frames
 from tests.precompute.world import CONFIG, alone, curated, tiny_model
-from tests.tiny import write_index
-
-# What CogVideoX-5B's config.json files say, as far as it matters here.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "vae": {
-        "in_channels": 3,
-        "latent_channels": 16,
-        "block_out_channels": [128, 256, 256, 512],
-        "down_block_types": ["CogVideoXDownBlock3D"] * 4,
-        "up_block_types": ["CogVideoXUpBlock3D"] * 4,
-        "layers_per_block": 3,
-        "temporal_compression_ratio": 4,
-    },
-    "transformer": {"in_channels": 16, "patch_size": 2, "text_embed_dim": 4096, "max_text_seq_length": 226},
-    "text_encoder": {
-        "d_model": 4096,
-        "d_kv": 64,
-        "d_ff": 10240,
-        "num_layers": 24,
-        "num_heads": 64,
-        "vocab_size": 32128,
-        "model_type": "t5",
-        "feed_forward_proj": "gated-gelu",
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +59,20 @@ def test_buckets_and_tiles_are_counted(data: str, tmp_path: Path) -> None:
     assert 1 < tiled.gpu_hours_by_table["latents"] / plain.gpu_hours_by_table["latents"] < 2.5
 
 
-def test_the_papers_half_million_clips(data: str, tmp_path: Path) -> None:
+def test_without_data_a_clip_has_one_caption_and_the_first_size(data: str, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path)
+    wider = override(CONFIG, ["buckets=[{num_frames: 17, height: 64, width: 96}]"])
+    made, like = (estimate(root, model, wider, clips=600) for root in (None, data))
+    assert (made.clips, made.captions, made.shards) == (600, 600, like.shards)
+    assert made.bytes_by_table["latents"] == like.bytes_by_table["latents"], "all clips under data have that size"
+    assert 2 * made.bytes_by_table["t5_tokens"] == like.bytes_by_table["t5_tokens"], "those have two captions each"
+    assert estimate(None, model, CONFIG).clips == 1
+
+
+def test_the_papers_half_million_clips(data: str) -> None:
     """From configurations alone: nothing of that size is ever allocated."""
-    for part, config in PUBLISHED.items():
-        (tmp_path / "base" / part).mkdir(parents=True)
-        (tmp_path / "base" / part / "config.json").write_text(json.dumps(config))
-    write_index(tmp_path / "base")
-    Phi3Config().save_pretrained(tmp_path / "llm")
     recipe = mimir_5b()
-    model = recipe.model.model_copy(update={"base": str(tmp_path / "base"), "llm": str(tmp_path / "llm")})
-    made = estimate(data, model, recipe.precompute, clips=500_000)
+    made = estimate(data, recipe.model, recipe.precompute, clips=500_000)
     assert (made.captions, made.shards) == (1_000_000, 4096)
     assert made.bytes_by_table == {
         "latents": 500_000 * 13 * 32 * 60 * 90 * 2,

@@ -18,8 +18,11 @@ class Checkpoint(Config):
     """A transformers model by directory or hub id, and how it computes."""
 
     name: str
+    """A directory or a hub id."""
     revision: str | None = None
+    """Branch, tag or commit on the hub."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of weights and activations."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` is a GPU where this process sees one."""
 
@@ -32,6 +35,7 @@ class AestheticConfig(Config):
     """The published `sac+logos+ava1-l14-linearMSE.pth` or a .safetensors file with its keys: a path, or
     owner/repository/file on the hub."""
     head_revision: str | None = None
+    """Branch, tag or commit of the head's repository on the hub."""
     frames: int = Field(4, ge=1)
     """Frames of a clip to score, spread evenly."""
 
@@ -47,6 +51,7 @@ class TextAreaConfig(Config):
     min_confidence: float = Field(0.7, gt=0, le=1)
     """Boxes that the detector is less sure of do not count: of real clips without text, at 480 px none is as sure."""
     cpu_threads: int = Field(1, ge=1)
+    """Threads of the detector."""
 
 
 class AgreementConfig(Config):
@@ -80,6 +85,7 @@ class WatermarkConfig(_Asked):
         "These are frames of one video. Is there a watermark in them, such as a logo, a channel mark or a web address "
         "laid over the picture? Answer with Yes or No only."
     )
+    """What the model is asked."""
 
 
 class RecaptionConfig(_Asked):
@@ -94,6 +100,7 @@ class RecaptionConfig(_Asked):
     )
     """``{frames}`` becomes the number of frames."""
     max_new_tokens: int = Field(256, ge=1)
+    """Longest description, in tokens."""
     temperature: float = Field(0.0, ge=0)
     """0 takes the likeliest token always; above, tokens are drawn, from the clip's own seed."""
     top_p: float = Field(0.9, gt=0, le=1)

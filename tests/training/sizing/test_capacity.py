@@ -20,8 +20,8 @@ def machine(gpus: int = 8, name: str = "H100", memory_gib: float = 1000) -> Node
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    return published(tmp_path_factory.mktemp("published"), "mimir_5b")
+def recipe() -> Recipe:
+    return published("mimir_5b")
 
 
 def changed(recipe: Recipe, **fields: Any) -> TrainingConfig:

@@ -164,8 +164,8 @@ def test_states_are_what_deepspeed_holds_while_weights_change(tmp_path: Path) ->
         assert held[name] == pytest.approx(kept + copies, rel=0.01, abs=0.05 * sizes.weights), name
 
 
-def test_under_zero_3_states_are_those_of_deepspeeds_estimator(tmp_path: Path) -> None:
-    recipe = published(tmp_path, "mimir_5b")
+def test_under_zero_3_states_are_those_of_deepspeeds_estimator() -> None:
+    recipe = published("mimir_5b")
     sizes = read_sizes(recipe.model)
     made = TrainingConfig(**(dict(recipe.training) | {"zero_stage": 3}))
     states = memory._states(sizes, made, 16)
@@ -176,8 +176,8 @@ def test_under_zero_3_states_are_those_of_deepspeeds_estimator(tmp_path: Path) -
     assert states.weights + states.gradients + states.optimizer == pytest.approx(theirs, rel=1e-6)
 
 
-def test_under_zero_2_a_bf16_gradient_is_a_buffer_and_not_a_state(tmp_path: Path) -> None:
-    recipe = published(tmp_path, "mimir_5b")
+def test_under_zero_2_a_bf16_gradient_is_a_buffer_and_not_a_state() -> None:
+    recipe = published("mimir_5b")
     sizes = read_sizes(recipe.model)
     states = memory._states(sizes, recipe.training, 16)
     _, theirs = estimate_zero2_model_states_mem_needs(sizes.weights, 8, 2, cpu_offload=False)
@@ -193,8 +193,8 @@ def test_buffers_have_deepspeeds_default_sizes() -> None:
 
 
 @pytest.mark.parametrize("name", ["mimir_2b", "mimir_5b"])
-def test_the_published_models_are_counted_without_weights(name: str, tmp_path: Path) -> None:
-    sizes = read_sizes(published(tmp_path, name).model)
+def test_the_published_models_are_counted_without_weights(name: str) -> None:
+    sizes = read_sizes(published(name).model)
     assert sizes.transformer_weights == pytest.approx(PARAMETERS[name.removeprefix("mimir_")], rel=5e-3)
     assert sizes.fuser_weights == 2 * 4096 * 3072 + 4096 * 4096 + 2 * 4096 + 4 * 3072 + 4 * 4096
     assert sizes.tokens(LATENTS) == 17_550 + 230
@@ -228,8 +228,8 @@ def test_a_checkpoint_that_is_not_there_is_said(tmp_path: Path) -> None:
         read_sizes(ModelConfig(base=str(tmp_path / "nowhere")))
 
 
-def test_each_setting_saves_what_it_should(tmp_path: Path) -> None:
-    recipe = published(tmp_path, "mimir_5b")
+def test_each_setting_saves_what_it_should() -> None:
+    recipe = published("mimir_5b")
     sizes = read_sizes(recipe.model)
 
     def need(**changes: Any) -> memory.Memory:
