@@ -96,14 +96,19 @@ def draw_latents(moments: Tensor, scaling_factor: float, generator: torch.Genera
 
 
 @torch.no_grad()
-def decode_frames(vae: Any, latents: Tensor) -> np.ndarray:
-    """uint8 frames B F H W 3 of scaled latents.
+def decode_video(vae: Any, latents: Tensor) -> Tensor:
+    """B 3 F H W in float32, -1 to 1 where the VAE keeps to it, of scaled latents.
 
     A video has an odd number of latent frames (``check_size``); where T is even, the first one is the padding that a
     temporal patch of 2 needed, and is dropped.
     """
     latents = latents[:, 1 - latents.shape[1] % 2 :].permute(0, 2, 1, 3, 4)
-    video = vae.decode(1 / vae.config.scaling_factor * latents.to(execution_device(vae), vae.dtype)).sample
-    pixels = ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    video: Tensor = vae.decode(1 / vae.config.scaling_factor * latents.to(execution_device(vae), vae.dtype)).sample
+    return video.float()
+
+
+def decode_frames(vae: Any, latents: Tensor) -> np.ndarray:
+    """uint8 frames B F H W 3 of scaled latents."""
+    pixels = ((decode_video(vae, latents) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     frames: np.ndarray = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
     return frames

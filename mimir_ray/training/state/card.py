@@ -86,10 +86,13 @@ that `CogVideoXPipeline` knows, without the token fuser and the language model, 
 It needs the Python package `mimir-ray`. `PATH` is this directory, or its name on the hub.
 
 ```python
+from diffusers.utils import export_to_video
+
 from mimir_ray.model.pipeline import MimirPipeline
 
 pipeline = MimirPipeline.from_pretrained("PATH")
-frames = pipeline("a prompt", seed=7).frames[0]  # F H W 3 uint8
+video = pipeline("a prompt", seed=7).frames[0]
+export_to_video(video, "video.mp4", fps=8)
 ```
 
 {plain if merged else apart}""".rstrip()

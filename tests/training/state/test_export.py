@@ -18,6 +18,7 @@ from mimir_ray.training.state.export import export_run
 from mimir_ray.training.state.pieces import read_weights
 from mimir_ray.training.state.run import CHECKPOINTS, Run, checkpoint_name
 from tests.cli.command import mimir
+from tests.tiny import frames_of
 from tests.training.runs import PARTS, SHORT, STEPS, World, config
 
 
@@ -52,8 +53,7 @@ def in_engine(world: World, made: TrainingConfig, state: str) -> Any:
 
 
 def frames(pipeline: Any) -> np.ndarray:
-    made: np.ndarray = pipeline("a red circle", num_inference_steps=3, guidance_scale=3.0, seed=4).frames
-    return made
+    return frames_of(pipeline, "a red circle", num_inference_steps=3, guidance_scale=3.0, seed=4)
 
 
 def test_the_weights_of_a_checkpoint_make_the_videos_that_the_engine_would(
