@@ -37,6 +37,7 @@ class _Identity(Config):
 
     model: str
     dtype: str
+    """``RuntimeConfig.arithmetic``."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def generate_batch(
     """
     listed = prompts if isinstance(prompts, PromptList) else PromptList(list(enumerate(prompts, 1)))
     table = Table(join(absolute(out), "generations"))
-    table.begin(_Identity(model=name_of_runnable(checkpoint), dtype=config.runtime.dtype), overwrite=overwrite)
+    table.begin(_Identity(model=name_of_runnable(checkpoint), dtype=config.runtime.arithmetic), overwrite=overwrite)
     forget_index(table)
     requests = {request.request_id: request for request in listed.requests}
     bad = {line.request_id: line for line in listed.bad}

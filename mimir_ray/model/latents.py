@@ -78,6 +78,32 @@ def spatial_factor(vae_config: Any) -> int:
     return int(2 ** (len(vae_config.block_out_channels) - 1))
 
 
+def tile(vae: Any) -> None:
+    """Let the VAE encode and decode in tiles of half its sample size.
+
+    They overlap by whole latents, as the published one's do; with diffusers' own fractions the tiles of another sample
+    size would not add up to the frame.
+    """
+    factor = spatial_factor(vae.config)
+    height, width = (max(2, size // 2 // factor) for size in (vae.config.sample_height, vae.config.sample_width))
+    vae.enable_tiling(
+        tile_sample_min_height=height * factor,
+        tile_sample_min_width=width * factor,
+        tile_overlap_factor_height=overlap(height, 1 / 6, factor),
+        tile_overlap_factor_width=overlap(width, 1 / 5, factor),
+    )
+
+
+def overlap(latents: int, share: float, factor: int) -> float:
+    """The fraction of a tile, from ``share`` on, that is whole latents in pixels too, as floating point has it."""
+    fractions = (shared / latents for shared in range(max(1, round(latents * share)), latents))
+    return next(
+        fraction
+        for fraction in fractions
+        if int(latents * factor * (1 - fraction)) == factor * (latents - int(latents * fraction))
+    )
+
+
 @torch.no_grad()
 def encode_moments(vae: Any, frames: np.ndarray | Tensor) -> Tensor:
     """Posterior moments of uint8 frames, B T 2C h w in the VAE's dtype, which ``draw_latents`` samples."""
