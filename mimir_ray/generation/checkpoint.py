@@ -35,7 +35,8 @@ def load_pipeline(checkpoint: str, runtime: RuntimeConfig) -> "MimirPipeline":
 
 def load_generator(checkpoint: str, runtime: RuntimeConfig) -> Generator:
     """A generator of this process."""
-    return Generator(load_pipeline(checkpoint, runtime), model_name(checkpoint))
+    name = model_name(checkpoint, runtime.lora)  # says what is not there, before seconds of loading
+    return Generator(load_pipeline(checkpoint, runtime), name)
 
 
 def load_encode_stage(checkpoint: str, runtime: RuntimeConfig) -> EncodeStage:
@@ -86,10 +87,11 @@ def load_decode_stage(checkpoint: str, runtime: RuntimeConfig) -> DecodeStage:
 
 
 def _transformer(checkpoint: str, runtime: RuntimeConfig) -> Any:
-    """The transformer with its own adapters, quantised if it is to be."""
+    """The transformer with its own adapters and those of ``runtime``, quantised if it is to be."""
     from diffusers import CogVideoXTransformer3DModel
 
     from mimir_ray.model.adapters import load_own_adapters
+    from mimir_ray.model.trained import load_loras
 
     found = check_base(checkpoint)
     transformer = CogVideoXTransformer3DModel.from_pretrained(
@@ -101,18 +103,25 @@ def _transformer(checkpoint: str, runtime: RuntimeConfig) -> Any:
     )
     if found.is_mimir:
         load_own_adapters(transformer, checkpoint)
+    load_loras(transformer, [(one.path, one.scale) for one in runtime.lora])
     return transformer.eval()
 
 
 def _mimir(checkpoint: str, runtime: RuntimeConfig, given: dict[str, Any]) -> "MimirPipeline":
+    """The pipeline of a checkpoint with some components ``given``, and the token fusers that come with LoRA."""
     from mimir_ray.model.pipeline import MimirPipeline
+    from mimir_ray.model.trained import load_fuser, trained_folder
 
     dtype = _dtype(runtime)
     if check_base(checkpoint).is_mimir:
         variant = variant_of(checkpoint, "transformer")
         pipeline: MimirPipeline = MimirPipeline.from_pretrained(checkpoint, dtype=dtype, variant=variant, **given)
-        return pipeline
-    return MimirPipeline.from_base(checkpoint, dtype=dtype, **given)
+    else:
+        pipeline = MimirPipeline.from_base(checkpoint, dtype=dtype, **given)
+    for one in runtime.lora:
+        if folder := trained_folder(one.path):
+            load_fuser(pipeline, folder)
+    return pipeline
 
 
 def _shape_of(cls: Any, checkpoint: str, subfolder: str, runtime: RuntimeConfig) -> Any:

@@ -24,6 +24,15 @@ class StageActors(Config):
         return self
 
 
+class Lora(Config):
+    """Adapters of the video transformer that are put on a model to generate with."""
+
+    path: str = Field(min_length=1)
+    """A .safetensors file, a directory or a hub id; what `mimir export --adapter` wrote brings its token fuser too."""
+    scale: float = Field(1.0, allow_inf_nan=False)
+    """Their strength; 0 leaves them without effect."""
+
+
 class RuntimeConfig(Config):
     """How the model computes. Part of what decides the pixels to the last bit, together with the request."""
 
@@ -41,6 +50,10 @@ class RuntimeConfig(Config):
     quantize: Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8"] = "none"
     """Weights of the video transformer in 8 or 4 bits, as bitsandbytes or torchao has them (extra ``quantize``). Only
     what generates: validation shows the weights that training has."""
+
+    lora: tuple[Lora, ...] = ()
+    """Adapters of others, put on beside those of the model. Part of the name of the model, and so of every video. Only
+    what generates has them: validation shows what training has."""
 
     @model_validator(mode="after")
     def _can_be_offloaded(self) -> Self:

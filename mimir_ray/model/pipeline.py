@@ -14,6 +14,7 @@ from diffusers import (
 )
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.loaders import CogVideoXLoraLoaderMixin
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.pipelines.cogvideo.pipeline_output import CogVideoXPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
@@ -33,6 +34,7 @@ from mimir_ray.model.sampling import Sampler
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
 from mimir_ray.model.token_fuser import TokenFuser
 from mimir_ray.model.tokens import TextTokens
+from mimir_ray.model.trained import load_fuser, trained_folder
 
 
 class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignore[misc]
@@ -178,11 +180,17 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         """Put a LoRA on the transformer, in the form of diffusers, peft, kohya or ComfyUI; see ``load_adapters``.
 
         Nothing of the file is left out: diffusers' own passes over what it does not know. Those that are on stay on.
+        The token fuser of what ``mimir export --adapter`` wrote takes the place of the pipeline's.
 
         Raises:
-            UserError: what is no plain LoRA of this transformer, or is on already.
+            UserError: what is no plain LoRA of this transformer, or is on already; a fuser of another base or LLM.
         """
         source = pretrained_model_name_or_path_or_dict
+        if not isinstance(source, Mapping) and (folder := trained_folder(source, kwargs.get("revision"))):
+            load_fuser(self, folder)
+            if not (folder / LORA_WEIGHT_NAME_SAFE).is_file():
+                return
+            source, kwargs = folder / LORA_WEIGHT_NAME_SAFE, {}
         load_adapters(self.transformer, source, adapter_name, pipeline=self, hotswap=hotswap, **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
