@@ -49,11 +49,8 @@ def _lora_name(source: str) -> str:
         return source
     if path.is_dir():
         return _named(path)
-    digest = hashlib.sha256()
     beside = path.with_name("adapter_config.json")  # of peft, which says alpha
-    for file in (path, *([beside] if beside.is_file() else [])):
-        _hash_file(file, digest)
-    return f"{path.stem}@{digest.hexdigest()[:8]}"
+    return _named(path, [path, *([beside] if beside.is_file() else [])])
 
 
 def _checkpoint_name(checkpoint: str) -> str:
@@ -67,12 +64,16 @@ def _checkpoint_name(checkpoint: str) -> str:
     return _named(folder)
 
 
-def _named(folder: Path) -> str:
+def _named(path: Path, files: Sequence[Path] | None = None) -> str:
+    """Its name and a hash of its ``files``, those in it unless given."""
+    root = path if files is None else path.parent
+    if files is None:
+        files = [file for file in root.rglob("*") if file.is_file() and not file.name.startswith(".")]
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        digest.update(f"{file.relative_to(folder).as_posix()}:{file.stat().st_size}\n".encode())
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(root).as_posix()}:{file.stat().st_size}\n".encode())
         _hash_file(file, digest)
-    return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
+    return f"{path.resolve().name}@{digest.hexdigest()[:8]}"
 
 
 def _hash_file(file: Path, digest: Any) -> None:

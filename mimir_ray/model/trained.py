@@ -17,16 +17,17 @@ from huggingface_hub.errors import EntryNotFoundError
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.model.adapters import load_adapters
 from mimir_ray.model.config import LanguageConfig
+from mimir_ray.model.layout import LANGUAGE_FILE
 from mimir_ray.model.token_fuser import TokenFuser
 
-_FUSER, _LANGUAGE = "token_fuser", "language.json"
+_FUSER = "token_fuser"
 
 
 def save_trained(pipeline: Any, folder: str | Path) -> None:
     """Write the adapters that are on the transformer as ``default``, if any, the token fuser and the questions."""
     save_adapters(pipeline, folder)
     pipeline.token_fuser.save_pretrained(Path(folder, _FUSER))
-    Path(folder, _LANGUAGE).write_text(json.dumps(pipeline.language.model_dump(mode="json"), indent=2) + "\n")
+    Path(folder, LANGUAGE_FILE).write_text(json.dumps(pipeline.language.model_dump(mode="json"), indent=2) + "\n")
 
 
 def save_adapters(pipeline: Any, folder: str | Path) -> bool:
@@ -80,7 +81,7 @@ def load_fuser(pipeline: Any, folder: Path) -> None:
     if any(hasattr(module, "_hf_hook") for module in old.modules()):
         raise UserError(f"this pipeline is offloaded already: load {folder} first, and offload then")
     pipeline.register_modules(token_fuser=fuser.to(old.device))
-    pipeline.language = from_dict(LanguageConfig, json.loads((folder / _LANGUAGE).read_text()), "language")
+    pipeline.language = from_dict(LanguageConfig, json.loads((folder / LANGUAGE_FILE).read_text()), "language")
     pipeline.register_to_config(language=pipeline.language.model_dump(mode="json"))
 
 
@@ -88,14 +89,14 @@ def trained_folder(source: str | Path, revision: str | None = None) -> Path | No
     """Where the files of ``source`` lie, a directory or a hub id, if it has a token fuser; else None."""
     folder = Path(source).expanduser()
     if folder.exists():
-        return folder if (folder / _FUSER / "config.json").is_file() and (folder / _LANGUAGE).is_file() else None
+        return folder if (folder / _FUSER / "config.json").is_file() and (folder / LANGUAGE_FILE).is_file() else None
     if str(source).count("/") != 1 or str(source).startswith((".", "~", "/")):
         return None
     try:
-        hf_hub_download(str(source), _LANGUAGE, revision=revision)
+        hf_hub_download(str(source), LANGUAGE_FILE, revision=revision)
     except EntryNotFoundError:
         return None
-    wanted = [LORA_WEIGHT_NAME_SAFE, f"{_FUSER}/*", _LANGUAGE]
+    wanted = [LORA_WEIGHT_NAME_SAFE, f"{_FUSER}/*", LANGUAGE_FILE]
     return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
 
 
