@@ -11,7 +11,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one that it uses
+from huggingface_hub.utils import httpx, validate_repo_id  # type: ignore[attr-defined]
 
 from mimir_ray.config import UserError
 from mimir_ray.training.state.export import ACCOUNT
@@ -29,8 +29,9 @@ def require_writable(repo: str, out: str) -> None:
     if "://" in out:
         raise UserError(f"{out} is not on this machine, from which --push uploads: give a directory with --out")
     with _in_words(repo):
-        held = _held(repo)
+        validate_repo_id(repo)
         HfApi().whoami()
+        held = _held(repo)
     if held and ACCOUNT not in held:
         raise UserError(f"{repo} holds something else than an export, which would be lost; choose another --push")
 
