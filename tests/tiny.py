@@ -8,6 +8,7 @@ mimir = tiny_mimir(tmp_path / "mimir")          # a MimirPipeline layout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
@@ -167,6 +168,12 @@ def tiny_mimir(path: Path, fuser: FuserConfig | None = None, *, rotary: bool = F
     torch.manual_seed(4)
     MimirPipeline.from_base(base, llm, fuser, language).save_pretrained(path)
     return path
+
+
+def frames_of(pipeline: MimirPipeline, prompt: str | list[str], **settings: Any) -> np.ndarray:
+    """What a call of the pipeline makes, B F H W 3 uint8; with seed 0 unless ``settings`` has another."""
+    videos = pipeline(prompt, **{"seed": 0} | settings).frames
+    return np.stack([np.stack([np.asarray(image) for image in video]) for video in videos])
 
 
 def _words(vocabulary: dict[str, int]) -> Tokenizer:

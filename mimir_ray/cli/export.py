@@ -6,6 +6,7 @@ import typer
 
 from mimir_ray.cli.paths import require
 from mimir_ray.cli.verb import register
+from mimir_ray.config import UserError
 from mimir_ray.console import results, silence_loading_bars, status
 
 
@@ -18,6 +19,7 @@ def add_to(app: typer.Typer) -> None:
             "mimir export runs/mine/train",
             "mimir export runs/mine/train --raw --step 400 --out runs/mine/step-400",
             "mimir export s3://bucket/lora --unmerged --out adapters",
+            "mimir export runs/mine/train --adapter --push me/my-mimir",
         ],
     )(export)
 
@@ -37,13 +39,31 @@ def export(
     unmerged: Annotated[
         bool, typer.Option("--unmerged", help="Keep the adapters of training.train=lora apart from the weights.")
     ] = False,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Adapters and token fuser alone, for --lora; RUN/adapter unless --out.")
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="REPO", help="Upload it to the hub; a repository that is new is private."),
+    ] = None,
 ) -> None:
     """Write a checkpoint of a run in diffusers' layout, for `MimirPipeline.from_pretrained` and every verb here."""
     require(run, "RUN", "name what `mimir train --out` wrote")
+    if unmerged and adapter:
+        raise UserError("--unmerged is a whole model and --adapter a part of one: give one of them")
 
+    from mimir_ray.training.state import hub
     from mimir_ray.training.state.export import export_run
 
     silence_loading_bars()
+    if push is not None:
+        hub.require_writable(push, out or run)
     with status.status(f"reading {run}"):
-        target = export_run(run, out, average=average, step=step, merge=not unmerged)
+        target = export_run(
+            run, out, average=average, step=step, form="adapter" if adapter else "unmerged" if unmerged else "merged"
+        )
     results.print(target, markup=False)
+    if push is not None:
+        with status.status(f"uploading to {push}"):
+            url = hub.push(target, push)
+        results.print(url, markup=False)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimir_ray.cli.options import Assignments, ConfigFiles, Overwrite, RayAddress, load_recipe
+from mimir_ray.cli.options import (
+    Assignments,
+    ConfigFiles,
+    Loras,
+    Overwrite,
+    RayAddress,
+    load_recipe,
+    lora_assignments,
+)
 from mimir_ray.cli.paths import require_checkpoint, shipped_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
@@ -34,7 +42,7 @@ def add_to(app: typer.Typer) -> None:
             'mimir generate "a red circle is above a blue square" --out x.mp4',
             "mimir generate prompts.txt --out runs/videos",
             'mimir generate "..." --out x.mp4 --model runs/mine/train/export',
-            'mimir generate "..." --out x.mp4 --model MODEL --recipe mimir_5b',
+            'mimir generate "..." --out x.mp4 --lora style.safetensors:0.8',
         ],
     )(generate)
 
@@ -50,6 +58,7 @@ def generate(
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same video.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoise steps.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; 1 is none.")] = None,
+    lora: Loras = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="NAME", help="Size and defaults; shapes for the shipped Mimir.")
     ] = None,
@@ -70,7 +79,7 @@ def generate(
         raise UserError(f"--out {out!r}: videos are written as .mp4 files; name one, or a directory")
     chosen = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance}
     given = [f"generation.{field}={value}" for field, value in chosen.items() if value is not None]
-    configuration = load_recipe(recipe or "shapes", [*(assignments or []), *given], files)
+    configuration = load_recipe(recipe or "shapes", [*(assignments or []), *given, *lora_assignments(lora)], files)
     config = configuration.generation
     if model is None:
         checkpoint = shipped_checkpoint(configuration)
@@ -131,7 +140,7 @@ def _generate_list(
     from mimir_ray.generation.checkpoint import model_name
     from mimir_ray.generation.prompts import read_prompts
 
-    listed = read_prompts(prompts, config, model_name(checkpoint))
+    listed = read_prompts(prompts, config, model_name(checkpoint, config.runtime.lora))
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.generation.batch import generate_batch

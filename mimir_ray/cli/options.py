@@ -1,10 +1,12 @@
 """Options that several verbs share, defined once."""
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from mimir_ray.config import Change, Config, change, read_assignments
+from mimir_ray.config import Change, Config, UserError, change, read_assignments
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
@@ -34,6 +36,32 @@ RayAddress = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Discard what another configuration left in the output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, for finding out what went wrong.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings, mistakes and results.")]
+
+
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="PATH[:SCALE]",
+        help="Put a LoRA file, directory or hub id, or what `mimir export --adapter` wrote, on the model; repeatable.",
+    ),
+]
+
+
+def lora_assignments(given: list[str] | None) -> list[str]:
+    """What `--lora` sets of the recipe; UserError for a strength that is no number."""
+    parsed = [_lora(text) for text in given or []]
+    return [f"generation.runtime.lora={json.dumps(parsed)}"] if parsed else []
+
+
+def _lora(text: str) -> dict[str, str | float]:
+    path, colon, scale = text.rpartition(":")
+    if not colon or Path(text).expanduser().exists():
+        return {"path": text}
+    try:
+        return {"path": path, "scale": float(scale)}
+    except ValueError:
+        raise UserError(f"--lora {text!r}: the strength after the colon is {scale!r}; it must be a number") from None
 
 
 def load_recipe(name: str, assignments: list[str] | None, files: list[str] | None = None) -> "Recipe":

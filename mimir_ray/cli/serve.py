@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.options import Assignments, ConfigFiles, RayAddress, RecipeName, load_recipe
+from mimir_ray.cli.options import (
+    Assignments,
+    ConfigFiles,
+    Loras,
+    RayAddress,
+    RecipeName,
+    load_recipe,
+    lora_assignments,
+)
 from mimir_ray.cli.paths import require_checkpoint, shipped_checkpoint
 from mimir_ray.cli.verb import register
 
@@ -32,6 +40,7 @@ def serve(
     ] = None,
     port: Annotated[int | None, typer.Option("--port", help="8000 by default.")] = None,
     out: Annotated[str | None, typer.Option("--out", help="Where finished videos are kept.")] = None,
+    lora: Loras = None,
     recipe: RecipeName = "shapes",
     files: ConfigFiles = None,
     assignments: Assignments = None,
@@ -44,7 +53,7 @@ def serve(
     """
     chosen = {"host": host, "port": port, "out": out}
     given = [f"serving.{field}={json.dumps(value)}" for field, value in chosen.items() if value is not None]
-    configuration = load_recipe(recipe, [*(assignments or []), *given], files)
+    configuration = load_recipe(recipe, [*(assignments or []), *given, *lora_assignments(lora)], files)
     config = configuration.endpoint(shipped_checkpoint(configuration) if model is None else require_checkpoint(model))
 
     from mimir_ray.cli.ray_cluster import connect

@@ -137,8 +137,9 @@ def _videos(
                 num_inference_steps=config.num_inference_steps,
                 guidance_scale=config.guidance_scale,
                 seed=[config.seed + first + row for row in range(len(texts))],
+                output_type="np",
             )
-            videos += list(made.frames)
+            videos += list((made.frames * 255).round().astype("uint8"))
     return videos
 
 

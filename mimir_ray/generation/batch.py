@@ -21,7 +21,7 @@ from mimir_ray.dataflow import map_actors, run
 from mimir_ray.generation.actors import DecodeActor, DenoiseActor, EncodeActor, generation_row
 from mimir_ray.generation.config import GenerationConfig, StageActors
 from mimir_ray.generation.index import forget_index, write_index
-from mimir_ray.generation.naming import name_of_runnable
+from mimir_ray.generation.naming import located, name_of_runnable
 from mimir_ray.generation.prompts import BadLine, PromptList
 from mimir_ray.records import GenerationRequest
 from mimir_ray.storage import Manifest, Table, absolute, ahead, join
@@ -37,6 +37,7 @@ class _Identity(Config):
 
     model: str
     dtype: str
+    """``RuntimeConfig.arithmetic``."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def generate_batch(
     """
     listed = prompts if isinstance(prompts, PromptList) else PromptList(list(enumerate(prompts, 1)))
     table = Table(join(absolute(out), "generations"))
-    table.begin(_Identity(model=name_of_runnable(checkpoint), dtype=config.runtime.dtype), overwrite=overwrite)
+    model = name_of_runnable(checkpoint, config.runtime.lora)
+    table.begin(_Identity(model=model, dtype=config.runtime.arithmetic), overwrite=overwrite)
     forget_index(table)
     requests = {request.request_id: request for request in listed.requests}
     bad = {line.request_id: line for line in listed.bad}
@@ -106,7 +108,7 @@ def _pipeline(
     # One block a row, so that a video starts its next stage as soon as it is ready and a crash costs one video.
     dataset: Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset.context.max_errored_blocks = -1  # what was lost is found missing from the table, and quarantined
-    loaded = {"checkpoint": checkpoint, "runtime": config.runtime}
+    loaded = {"checkpoint": checkpoint, "runtime": located(config.runtime)}
     written = {**loaded, "table": table, "videos": videos}
     # 1 row -> 1 row throughout. T5 and the LLM; then the transformer, where nearly all time goes; then the VAE and the
     # video encoder, which commit the video and its row.

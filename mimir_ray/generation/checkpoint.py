@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mimir_ray.config import UserError
 from mimir_ray.generation.config import RuntimeConfig
 from mimir_ray.generation.generator import Generator
 from mimir_ray.generation.naming import model_name
+from mimir_ray.generation.runtime import place, place_parts, prepare, quantization
 from mimir_ray.generation.stages import DecodeStage, DenoiseStage, EncodeStage
 from mimir_ray.model.base import check_base, variant_of
+from mimir_ray.model.latents import tile
 
 if TYPE_CHECKING:
     from mimir_ray.model.pipeline import MimirPipeline
@@ -21,20 +22,21 @@ __all__ = [
     "load_generator",
     "load_pipeline",
     "model_name",
-    "prepare",
 ]
 
 
 def load_pipeline(checkpoint: str, runtime: RuntimeConfig) -> "MimirPipeline":
     """The whole pipeline, ready to compute in this process."""
-    pipeline = _mimir(checkpoint, runtime, {})
-    pipeline.to(prepare(runtime))
+    device = prepare(runtime)
+    pipeline = _mimir(checkpoint, runtime, {"transformer": _transformer(checkpoint, runtime)})
+    place(pipeline, runtime, device)
     return pipeline
 
 
 def load_generator(checkpoint: str, runtime: RuntimeConfig) -> Generator:
     """A generator of this process."""
-    return Generator(load_pipeline(checkpoint, runtime), model_name(checkpoint))
+    name = model_name(checkpoint, runtime.lora)  # says what is not there, before seconds of loading
+    return Generator(load_pipeline(checkpoint, runtime), name)
 
 
 def load_encode_stage(checkpoint: str, runtime: RuntimeConfig) -> EncodeStage:
@@ -47,30 +49,24 @@ def load_encode_stage(checkpoint: str, runtime: RuntimeConfig) -> EncodeStage:
         "vae": _shape_of(AutoencoderKLCogVideoX, checkpoint, "vae", runtime),
     }
     pipeline = _mimir(checkpoint, runtime, shapes)
-    for name in ("text_encoder", "llm", "token_fuser"):
-        if (module := getattr(pipeline, name)) is not None:
-            module.to(device)
-    return EncodeStage(pipeline)
+    parts = [pipeline.text_encoder, pipeline.llm, pipeline.token_fuser]
+    weighty = [part for part in parts if part is not None and next(part.parameters(), None) is not None]
+    if next(pipeline.token_fuser.parameters(), None) is None:  # a plain CogVideoX's has the empty prompt alone
+        pipeline.token_fuser.to(device)
+    return EncodeStage(pipeline, place_parts(weighty, runtime, device))
 
 
 def load_denoise_stage(checkpoint: str, runtime: RuntimeConfig) -> DenoiseStage:
     """The transformer, the scheduler, and of the VAE its configuration."""
     import diffusers
-    from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
-
-    from mimir_ray.model.adapters import load_own_adapters
+    from diffusers import AutoencoderKLCogVideoX
 
     device = prepare(runtime)
-    found = check_base(checkpoint)
-    scheduler_class = getattr(diffusers, found.scheduler)
-    variant = variant_of(checkpoint, "transformer")
-    transformer = CogVideoXTransformer3DModel.from_pretrained(
-        checkpoint, subfolder="transformer", dtype=_dtype(runtime), variant=variant
-    )
-    if found.is_mimir:
-        load_own_adapters(transformer, checkpoint)
+    scheduler_class = getattr(diffusers, check_base(checkpoint).scheduler)
+    transformer = _transformer(checkpoint, runtime)
+    place_parts([transformer], runtime, device)
     return DenoiseStage(
-        transformer.eval().to(device),
+        transformer,
         scheduler_class.from_pretrained(checkpoint, subfolder="scheduler"),
         _shape_of(AutoencoderKLCogVideoX, checkpoint, "vae", runtime).config,
     )
@@ -84,18 +80,48 @@ def load_decode_stage(checkpoint: str, runtime: RuntimeConfig) -> DecodeStage:
     check_base(checkpoint)
     variant = variant_of(checkpoint, "vae")
     vae = AutoencoderKLCogVideoX.from_pretrained(checkpoint, subfolder="vae", dtype=_dtype(runtime), variant=variant)
-    return DecodeStage(vae.eval().to(device))
+    if runtime.tiling:
+        tile(vae)
+    place_parts([vae.eval()], runtime, device)
+    return DecodeStage(vae)
+
+
+def _transformer(checkpoint: str, runtime: RuntimeConfig) -> Any:
+    """The transformer with its own adapters and those of ``runtime``, quantised if it is to be."""
+    from diffusers import CogVideoXTransformer3DModel
+
+    from mimir_ray.model.adapters import load_own_adapters
+    from mimir_ray.model.trained import load_loras
+
+    found = check_base(checkpoint)
+    transformer = CogVideoXTransformer3DModel.from_pretrained(
+        checkpoint,
+        subfolder="transformer",
+        dtype=_dtype(runtime),
+        variant=variant_of(checkpoint, "transformer"),
+        quantization_config=quantization(runtime),
+    )
+    if found.is_mimir:
+        load_own_adapters(transformer, checkpoint)
+    load_loras(transformer, [(one.path, one.scale) for one in runtime.lora])
+    return transformer.eval()
 
 
 def _mimir(checkpoint: str, runtime: RuntimeConfig, given: dict[str, Any]) -> "MimirPipeline":
+    """The pipeline of a checkpoint with some components ``given``, and the token fusers that come with LoRA."""
     from mimir_ray.model.pipeline import MimirPipeline
+    from mimir_ray.model.trained import load_fuser, trained_folder
 
     dtype = _dtype(runtime)
     if check_base(checkpoint).is_mimir:
         variant = variant_of(checkpoint, "transformer")
         pipeline: MimirPipeline = MimirPipeline.from_pretrained(checkpoint, dtype=dtype, variant=variant, **given)
-        return pipeline
-    return MimirPipeline.from_base(checkpoint, dtype=dtype, **given)
+    else:
+        pipeline = MimirPipeline.from_base(checkpoint, dtype=dtype, **given)
+    for one in runtime.lora:
+        if folder := trained_folder(one.path):
+            load_fuser(pipeline, folder)
+    return pipeline
 
 
 def _shape_of(cls: Any, checkpoint: str, subfolder: str, runtime: RuntimeConfig) -> Any:
@@ -103,16 +129,6 @@ def _shape_of(cls: Any, checkpoint: str, subfolder: str, runtime: RuntimeConfig)
     with torch.device("meta"):
         shape = cls.from_config(cls.load_config(checkpoint, subfolder=subfolder))
     return torch.nn.Module.to(shape, _dtype(runtime)).eval()
-
-
-def prepare(runtime: RuntimeConfig) -> torch.device:
-    """Make this process compute as ``runtime`` says; returns the device for its modules."""
-    torch.set_num_threads(runtime.cpu_threads)
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but this process sees no GPU; set generation.runtime.device=auto or cpu")
-    if runtime.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda")
 
 
 def _dtype(runtime: RuntimeConfig) -> torch.dtype:

@@ -27,6 +27,15 @@ class StageActors(Config):
         return self
 
 
+class Lora(Config):
+    """Adapters of the video transformer that are put on a model to generate with."""
+
+    path: str = Field(min_length=1)
+    """A .safetensors file, a directory or a hub id; what `mimir export --adapter` wrote brings its token fuser too."""
+    scale: float = Field(1.0, allow_inf_nan=False)
+    """Their strength; 0 leaves them without effect."""
+
+
 class RuntimeConfig(Config):
     """How the model computes. Part of what decides the pixels to the last bit, together with the request."""
 
@@ -37,6 +46,33 @@ class RuntimeConfig(Config):
     cpu_threads: int = Field(2, ge=1)
     """Threads of every process that computes on the CPU. Fixed, because sums are split by it: with the machine's own
     count the frames of two machines, or of two processes on one, could differ in the last bit."""
+    offload: Literal["none", "model", "sequential"] = "none"
+    """Where weights wait that do not fit a GPU together: ``model`` brings each part of the model in its turn,
+    ``sequential`` each layer, which needs the least and is by far the slowest. The video stays the same."""
+    tiling: bool = False
+    """Decode a video tile by tile, with less memory. Tiles overlap and are blended, which changes pixels a little."""
+    quantize: Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8"] = "none"
+    """Weights of the video transformer in 8 or 4 bits, as bitsandbytes or torchao has them (extra ``quantize``). Only
+    what generates: validation shows the weights that training has."""
+
+    lora: tuple[Lora, ...] = ()
+    """Adapters of others, put on beside those of the model. Part of the name of the model, and so of every video. Only
+    what generates has them: validation shows what training has."""
+
+    @model_validator(mode="after")
+    def _can_be_offloaded(self) -> Self:
+        if self.quantize != "none" and self.offload == "sequential":
+            raise ValueError(
+                f"offload is sequential and quantize is {self.quantize}: quantised layers cannot be moved one by one; "
+                "set offload to model, or quantize to none"
+            )
+        return self
+
+    @property
+    def arithmetic(self) -> str:
+        """What of this decides more than the last bits of a video: the number format, and what is unusual."""
+        tiles = ["tiling"] if self.tiling else []
+        return " ".join([self.dtype, *([] if self.quantize == "none" else [self.quantize]), *tiles])
 
 
 class GenerationConfig(Config):

@@ -6,6 +6,7 @@ frames.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,16 +50,23 @@ class Condition:
 
 
 class EncodeStage:
-    """Prompt to condition: T5, the LLM and the token fuser."""
+    """Prompt to condition: T5, the LLM and the token fuser.
 
-    def __init__(self, pipeline: "MimirPipeline") -> None:
+    Args:
+        hooks: of parts that are offloaded, which leave the device after each prompt, as other stages may share it.
+    """
+
+    def __init__(self, pipeline: "MimirPipeline", hooks: Sequence[Any] = ()) -> None:
         self._pipeline = pipeline
+        self._hooks = hooks
 
     def encode(self, request: GenerationRequest) -> Condition:
         """Raises UserError for a prompt that is longer than the text encoder reads, or a size the model cannot make."""
         self._pipeline.check_size(request.num_frames, request.height, request.width)
         self._pipeline.check_prompt(request.prompt)
         text, null = self._pipeline.condition(self._pipeline.encode_prompt(request.prompt, request.seed))
+        for hook in self._hooks:
+            hook.offload()
         return Condition(text, null)
 
 

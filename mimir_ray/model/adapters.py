@@ -164,7 +164,7 @@ def _by_layer(
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float]]:
     """A and B of each layer of the transformer, and the alphas that are tensors. Raises UserError as above."""
     weights = {
-        name.removesuffix(".base_layer"): module.weight
+        name.removesuffix(".base_layer"): _shape(module)
         for name, module in transformer.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and ".lora_" not in name
     }
@@ -208,10 +208,15 @@ def _layer(name: str, weights: Mapping[str, Any], flat: Mapping[str, str]) -> st
     return None
 
 
-def _check_shapes(label: str, layer: str, down: Tensor, up: Tensor, weight: Tensor) -> None:
-    rank, point = down.shape[0], (1,) * (weight.ndim - 2)
-    if down.shape[1:] != weight.shape[1:] or up.shape != (weight.shape[0], rank, *point):
-        b, a, w = ("x".join(map(str, tensor.shape)) for tensor in (up, down, weight))
+def _shape(module: nn.Linear | nn.Conv2d) -> tuple[int, ...]:
+    """Of a weight, which may be quantised and lie packed."""
+    return (module.out_features, module.in_features) if isinstance(module, nn.Linear) else tuple(module.weight.shape)
+
+
+def _check_shapes(label: str, layer: str, down: Tensor, up: Tensor, weight: tuple[int, ...]) -> None:
+    rank, point = down.shape[0], (1,) * (len(weight) - 2)
+    if down.shape[1:] != weight[1:] or up.shape != (weight[0], rank, *point):
+        b, a, w = ("x".join(map(str, shape)) for shape in (up.shape, down.shape, weight))
         raise UserError(
             f"{label} adapts {layer} with {b} times {a}, and its weight here is {w}: the file belongs to a model of "
             "another size"

@@ -78,6 +78,32 @@ def spatial_factor(vae_config: Any) -> int:
     return int(2 ** (len(vae_config.block_out_channels) - 1))
 
 
+def tile(vae: Any) -> None:
+    """Let the VAE encode and decode in tiles of half its sample size.
+
+    They overlap by whole latents, as the published one's do; with diffusers' own fractions the tiles of another sample
+    size would not add up to the frame.
+    """
+    factor = spatial_factor(vae.config)
+    height, width = (max(2, size // 2 // factor) for size in (vae.config.sample_height, vae.config.sample_width))
+    vae.enable_tiling(
+        tile_sample_min_height=height * factor,
+        tile_sample_min_width=width * factor,
+        tile_overlap_factor_height=overlap(height, 1 / 6, factor),
+        tile_overlap_factor_width=overlap(width, 1 / 5, factor),
+    )
+
+
+def overlap(latents: int, share: float, factor: int) -> float:
+    """The fraction of a tile, from ``share`` on, that is whole latents in pixels too, as floating point has it."""
+    fractions = (shared / latents for shared in range(max(1, round(latents * share)), latents))
+    return next(
+        fraction
+        for fraction in fractions
+        if int(latents * factor * (1 - fraction)) == factor * (latents - int(latents * fraction))
+    )
+
+
 @torch.no_grad()
 def encode_moments(vae: Any, frames: np.ndarray | Tensor) -> Tensor:
     """Posterior moments of uint8 frames, B T 2C h w in the VAE's dtype, which ``draw_latents`` samples."""
@@ -96,14 +122,19 @@ def draw_latents(moments: Tensor, scaling_factor: float, generator: torch.Genera
 
 
 @torch.no_grad()
-def decode_frames(vae: Any, latents: Tensor) -> np.ndarray:
-    """uint8 frames B F H W 3 of scaled latents.
+def decode_video(vae: Any, latents: Tensor) -> Tensor:
+    """B 3 F H W in float32, -1 to 1 where the VAE keeps to it, of scaled latents.
 
     A video has an odd number of latent frames (``check_size``); where T is even, the first one is the padding that a
     temporal patch of 2 needed, and is dropped.
     """
     latents = latents[:, 1 - latents.shape[1] % 2 :].permute(0, 2, 1, 3, 4)
-    video = vae.decode(1 / vae.config.scaling_factor * latents.to(execution_device(vae), vae.dtype)).sample
-    pixels = ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    video: Tensor = vae.decode(1 / vae.config.scaling_factor * latents.to(execution_device(vae), vae.dtype)).sample
+    return video.float()
+
+
+def decode_frames(vae: Any, latents: Tensor) -> np.ndarray:
+    """uint8 frames B F H W 3 of scaled latents."""
+    pixels = ((decode_video(vae, latents) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     frames: np.ndarray = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
     return frames

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+LANGUAGE_FILE = "language.json"
+"""Beside what a training learnt, where that is saved without the model: what the LLM is asked."""
 _INDEX = "model_index.json"
 _PIPELINE, _FUSER = ["pipeline", "MimirPipeline"], ["token_fuser", "TokenFuser"]
 """File and class, as diffusers writes custom code in an index."""

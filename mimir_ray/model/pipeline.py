@@ -1,57 +1,48 @@
 """``MimirPipeline``: CogVideoX's components, an LLM and a token fuser as one diffusers pipeline."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
-    CogVideoXPipeline,
     CogVideoXTransformer3DModel,
     DiffusionPipeline,
 )
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.loaders import CogVideoXLoraLoaderMixin
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+from diffusers.pipelines.cogvideo.pipeline_output import CogVideoXPipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    T5EncoderModel,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.model import latents as latent_video
 from mimir_ray.model.adapters import load_adapters, load_own_adapters
-from mimir_ray.model.base import check_base, variant_of
+from mimir_ray.model.call import Callback, Rows, check_output, denoise, text_of
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
+from mimir_ray.model.fresh import fresh_components
 from mimir_ray.model.layout import own_names, publish
 from mimir_ray.model.offload import execution_device
 from mimir_ray.model.sampling import Sampler
 from mimir_ray.model.text_branches import LLMBranch, T5Branch
-from mimir_ray.model.token_fuser import TokenFuser, room_for_text
+from mimir_ray.model.token_fuser import TokenFuser
 from mimir_ray.model.tokens import TextTokens
-
-
-@dataclass(frozen=True)
-class MimirOutput:
-    """Videos of one call."""
-
-    frames: np.ndarray
-    """B F H W 3 uint8."""
+from mimir_ray.model.trained import load_fuser, trained_folder
 
 
 class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignore[misc]
     """Text to video with Mimir, or with its base alone where ``llm`` is None.
 
         pipeline = MimirPipeline.from_pretrained("out/export")
-        frames = pipeline("a red ball rolls left", num_inference_steps=50, seed=7).frames[0]      # F H W 3 uint8
+        video = pipeline("a red ball rolls left", num_inference_steps=50, seed=7).frames[0]
+        diffusers.utils.export_to_video(video, "ball.mp4", fps=8)
 
     Args:
         language: the fields of ``LanguageConfig`` (what the LLM is asked), kept in ``model_index.json``.
@@ -59,6 +50,7 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
 
     model_cpu_offload_seq = "text_encoder->llm->token_fuser->transformer->vae"
     _optional_components = ["llm_tokenizer", "llm"]
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
 
     def __init__(
         self,
@@ -120,44 +112,17 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
             UserError: a base that cannot be run, a fuser that needs an LLM without one, or a base whose positions
                 cannot take the longer text.
         """
-        if fuser is None:
-            fuser = FuserConfig() if llm is not None else FuserConfig.baseline()
-        if fuser.decoder and llm is None:
-            raise UserError(
-                "the fuser adds an LLM's tokens but no llm is named: name one, or use FuserConfig.baseline(), "
-                "which sets decoder, norm, zero_conv and stabilizer to false"
-            )
-        config = check_base(base, revision).transformer
-        where = {"revision": revision, "dtype": dtype}
-        model = tokenizer = None
-        if llm is not None and fuser.decoder:
-            model = AutoModelForCausalLM.from_pretrained(llm, revision=llm_revision, dtype=dtype).eval()
-            tokenizer = AutoTokenizer.from_pretrained(llm, revision=llm_revision)
-        text_length = int(config["max_text_seq_length"])
-        llm_dim = 0 if model is None else int(model.config.get_text_config().hidden_size)
-        token_fuser = TokenFuser.build(
-            fuser, text_dim=int(config["text_embed_dim"]), llm_dim=llm_dim, text_length=text_length
-        )
-        overrides = room_for_text(config, token_fuser.sequence_length, base)
-        transformer = transformer or CogVideoXTransformer3DModel.from_pretrained(
-            base, subfolder="transformer", variant=variant_of(base, "transformer"), **overrides, **where
-        )
-        vae = vae or AutoencoderKLCogVideoX.from_pretrained(
-            base, subfolder="vae", variant=variant_of(base, "vae"), **where
-        )
-        pipeline = CogVideoXPipeline.from_pretrained(
-            base, transformer=transformer, vae=vae, variant=variant_of(base, "text_encoder"), **where
-        )
-        token_fuser = torch.nn.Module.to(token_fuser, dtype).eval()
-        if fuser.null_condition == "empty_prompt":
-            token_fuser.keep_empty_prompt(
-                T5Branch(pipeline.tokenizer, pipeline.text_encoder, int(token_fuser.config.text_length))
-            )
         return cls(
-            **pipeline.components,
-            token_fuser=token_fuser,
-            llm_tokenizer=tokenizer,
-            llm=model,
+            **fresh_components(
+                base,
+                llm,
+                fuser,
+                dtype=dtype,
+                revision=revision,
+                llm_revision=llm_revision,
+                transformer=transformer,
+                vae=vae,
+            ),
             language=(language or LanguageConfig()).model_dump(mode="json"),
         )
 
@@ -215,11 +180,17 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         """Put a LoRA on the transformer, in the form of diffusers, peft, kohya or ComfyUI; see ``load_adapters``.
 
         Nothing of the file is left out: diffusers' own passes over what it does not know. Those that are on stay on.
+        The token fuser of what ``mimir export --adapter`` wrote takes the place of the pipeline's.
 
         Raises:
-            UserError: what is no plain LoRA of this transformer, or is on already.
+            UserError: what is no plain LoRA of this transformer, or is on already; a fuser of another base or LLM.
         """
         source = pretrained_model_name_or_path_or_dict
+        if not isinstance(source, Mapping) and (folder := trained_folder(source, kwargs.get("revision"))):
+            load_fuser(self, folder)
+            if not (folder / LORA_WEIGHT_NAME_SAFE).is_file():
+                return
+            source, kwargs = folder / LORA_WEIGHT_NAME_SAFE, {}
         load_adapters(self.transformer, source, adapter_name, pipeline=self, hotswap=hotswap, **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -290,54 +261,86 @@ class MimirPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):  # type: ignor
         null = self.token_fuser(tokens, keep=torch.zeros(len(tokens)))
         return fused.to(self.transformer.dtype), null.to(self.transformer.dtype)
 
-    def decode_latents(self, latents: Tensor) -> np.ndarray:
-        """uint8 frames, B F H W 3, of B T C h w latents."""
-        return latent_video.decode_frames(self.vae, latents)
-
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
-        *,
-        num_frames: int | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
+        num_frames: int | None = None,
         num_inference_steps: int = 50,
+        *,
         guidance_scale: float = 6.0,
-        seed: int | Sequence[int] = 0,
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> MimirOutput:
-        """Generate one video per prompt.
+        num_videos_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Any:
+        """A ``CogVideoXPipelineOutput`` of videos; the arguments are those of ``CogVideoXPipeline``, and their meaning.
 
         Args:
+            prompt: one or a list.
+            negative_prompt: what guidance above 1 leads away from, read by both text branches as a prompt is; one for
+                all prompts or one for each. None, or an empty one, is the null condition of the model's training.
             num_frames, height, width: the transformer's own where None.
-            seed: one for all prompts or one for each; decides the LLM's answers and the noise, whatever the batch.
-            on_step: called with (steps done, steps in all) after each step; an exception from it cancels the call.
+            seed: one for all prompts or one for each, and for the k-th further video of a prompt k more; decides the
+                LLM's answers and the noise, whatever the batch. A batch of requests goes by it.
+            generator: in place of ``seed``: one for all videos in turn or one for each. Its own seed decides the LLM's
+                answers. Without either the noise is that of torch's global generator, another one each time.
+            latents: B T C h w noise to start from.
+            prompt_embeds, negative_prompt_embeds: in place of the prompts: B N' D as ``condition`` returns them, T5's
+                and the LLM's tokens fused, which are what the transformer reads. Of a base alone they are T5's.
+            output_type: ``pil``, a list of images of each video; ``np``, B F H W 3 of 0 to 1; ``pt``, B F 3 H W of 0 to
+                1; ``latent``, B T C h w.
+            return_dict: False for a tuple.
+            callback_on_step_end: called with (pipeline, step, timestep, tensors) after each step; returns those
+                that change, or None. An exception from it cancels the call; ``pipeline._interrupt = True`` ends
+                it with what is there.
+            callback_on_step_end_tensor_inputs: of ``latents``; ``prompt_embeds``, all that the transformer reads, with
+                guidance the null conditions and then the prompts'; ``negative_prompt_embeds``, to be read alone.
 
         Raises:
-            UserError: a size or a prompt that this model cannot take.
+            UserError: a size or a prompt that this model cannot take, or arguments that do not fit one another.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        check_output(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        if guidance_scale <= 1:  # nothing leads away from them then
+            negative_prompt = negative_prompt_embeds = None
+        if negative_prompt and negative_prompt_embeds is not None:
+            raise UserError("negative_prompt and negative_prompt_embeds say the same: give one of them")
+        device = execution_device(self.transformer)
+        embedded = None if prompt_embeds is None else len(prompt_embeds)
+        rows = Rows.read(prompt, negative_prompt, embedded, num_videos_per_prompt, seed, generator, device)
         own = self.default_size()
         size = (num_frames or own[0], height or own[1], width or own[2])
         self.check_size(*size)
-        for text in prompts:
-            self.check_prompt(text)
-        condition, null = self.condition(self.encode_prompt(prompts, seeds))
+        for asked in {*rows.prompts, *rows.negative_prompts}:
+            self.check_prompt(asked)
+        text, null = text_of(self, rows, prompt_embeds, negative_prompt_embeds)
+        shape = self.latent_shape(*size)
+        if latents is None:
+            drawn = (len(text), *shape)
+            noise = randn_tensor(drawn, generator=list(rows.generators), device=text.device, dtype=text.dtype)
+        else:
+            noise = rows.noise(latents, shape).to(text.device, text.dtype)
         sampler = self.sampler
-        start = sampler.start(
-            self.latent_shape(*size),
-            seeds,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            dtype=condition.dtype,
-            device=condition.device,
+        state = sampler.start_from(
+            noise, rows.generators, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
         )
-        state = start
-        for state in sampler.steps(start, condition, null):
-            if on_step is not None:
-                on_step(state.step, state.num_inference_steps)
-        frames = self.decode_latents(state.latents)
+        state = denoise(self, sampler, state, text, null, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        for given, reached in zip(rows.generators, state.generator_states, strict=True):
+            given.set_state(reached)  # so that the next call with it makes another video
+        frames: Any = state.latents
+        if output_type != "latent":
+            video = latent_video.decode_video(self.vae, state.latents)
+            frames = VideoProcessor().postprocess_video(video, output_type)
         self.maybe_free_model_hooks()
-        return MimirOutput(frames)
+        return CogVideoXPipelineOutput(frames) if return_dict else (frames,)

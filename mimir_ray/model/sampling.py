@@ -51,7 +51,9 @@ class DenoiseState:
     scheduler: str
     """Class of the scheduler that the run was started with."""
     generator_states: tuple[Tensor, ...]
-    """One random state per row, so that a row does not depend on its batch."""
+    """One random state per row, so that a row does not depend on its batch; or one that all rows draw from in turn."""
+    generator_device: str = "cpu"
+    """Where the noise is drawn."""
     carry: Tensor | None = None
     """What the scheduler hands from step to step: the last predicted x0 (DPM), or nothing (DDIM)."""
 
@@ -59,8 +61,15 @@ class DenoiseState:
     def finished(self) -> bool:
         return self.step >= self.num_inference_steps
 
+    def generators(self) -> list[torch.Generator]:
+        """Generators in the states that the run has reached."""
+        generators = [torch.Generator(self.generator_device) for _ in self.generator_states]
+        for generator, saved in zip(generators, self.generator_states, strict=True):
+            generator.set_state(saved)
+        return generators
+
     def to(self, device: torch.device | str) -> Self:
-        """Move to ``device``; the random states stay on the CPU, where the noise is drawn."""
+        """Move to ``device``; the random states stay as they are."""
         carry = None if self.carry is None else self.carry.to(device)
         return replace(self, latents=self.latents.to(device), carry=carry)
 
@@ -75,6 +84,7 @@ class DenoiseState:
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "scheduler": self.scheduler,
+            "generator_device": self.generator_device,
         }
         document: bytes = save_tensors(tensors, metadata={"state": json.dumps(numbers)})
         return document
@@ -84,11 +94,11 @@ class DenoiseState:
         """The state that ``to_bytes`` wrote, on the CPU."""
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         tensors = load_tensors(data)
-        rows = tensors["latents"].shape[0]
+        states = sum(name.startswith("generator_") for name in tensors)
         return cls(
             latents=tensors["latents"],
             carry=tensors.get("carry"),
-            generator_states=tuple(tensors[f"generator_{i}"] for i in range(rows)),
+            generator_states=tuple(tensors[f"generator_{i}"] for i in range(states)),
             **json.loads(header["__metadata__"]["state"]),
         )
 
@@ -134,18 +144,41 @@ class Sampler:
 
         Noise is drawn on the CPU in ``dtype`` (the condition's), so that a seed means the same on every device.
         """
-        device = torch.device(device)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        latents = randn_tensor((len(seeds), *latent_shape), generator=generators, device=device, dtype=dtype)
-        plan = self._plan(num_inference_steps, device)
+        noise = randn_tensor(
+            (len(seeds), *latent_shape), generator=generators, device=torch.device(device), dtype=dtype
+        )
+        return self.start_from(
+            noise, generators, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        )
+
+    def start_from(
+        self,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+    ) -> DenoiseState:
+        """The state before the first step, of B T C h w noise.
+
+        Args:
+            generators: one for each row, or one for all, as they are now; they are left so.
+        """
+        plan = self._plan(num_inference_steps, noise.device)
         return DenoiseState(
-            latents=latents * plan.scheduler.init_noise_sigma,
+            latents=noise * plan.scheduler.init_noise_sigma,
             step=0,
             num_inference_steps=len(plan.timesteps),
             guidance_scale=guidance_scale,
             scheduler=type(self.scheduler).__name__,
             generator_states=tuple(generator.get_state() for generator in generators),
+            generator_device=str(generators[0].device),
         )
+
+    def timestep(self, state: DenoiseState) -> Tensor:
+        """The timestep that the next step of ``state`` goes from, a number on the latents' device."""
+        return self._plan(state.num_inference_steps, state.latents.device).device_timesteps[state.step]
 
     @torch.no_grad()
     def step(self, state: DenoiseState, condition: Tensor, null: Tensor | None = None) -> DenoiseState:
@@ -219,9 +252,7 @@ def _dpm(plan: _Plan, state: DenoiseState, velocity: Tensor) -> DenoiseState:
     The first step, which has no u, and one to s < 0 have D = x0_t. Each row's generator makes z; where D is of second
     order diffusers draws twice and z is the second draw.
     """
-    generators = [torch.Generator("cpu") for _ in state.generator_states]
-    for generator, saved in zip(generators, state.generator_states, strict=True):
-        generator.set_state(saved)
+    generators = state.generators()
     latents, carry = plan.scheduler.step(
         velocity,
         state.carry,

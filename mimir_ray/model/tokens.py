@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +29,19 @@ class TextTokens:
         batch = t5.shape[0]
         empty = t5.new_zeros(batch, 0, 0)
         return cls(t5, empty, empty.new_zeros(batch, 0, dtype=torch.bool), empty)
+
+    @classmethod
+    def blank(cls, rows: int, fuser: Any, device: torch.device) -> Self:
+        """Zeros in a token fuser's sizes and no LLM tokens, for a null condition, which reads none of them.
+
+        Args:
+            fuser: its configuration.
+        """
+        t5 = torch.zeros(rows, fuser.text_length, fuser.text_dim, device=device)
+        llm = t5.new_zeros(rows, 0, fuser.llm_dim)
+        return cls(
+            t5, llm, llm.new_zeros(rows, 0, dtype=torch.bool), t5.new_zeros(rows, SEMANTIC_TOKENS, fuser.llm_dim)
+        )
 
     @classmethod
     def collate(

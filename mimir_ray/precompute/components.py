@@ -61,6 +61,8 @@ def load_vae(model: ModelConfig, num_gpus: float, *, tiling: bool = False, slici
     import torch
     from diffusers import AutoencoderKLCogVideoX
 
+    from mimir_ray.model.latents import tile
+
     load: Any = AutoencoderKLCogVideoX.from_pretrained
     where = {"revision": model.revision, "variant": variant_of(model.base, "vae")}
     vae = load(model.base, subfolder="vae", dtype=getattr(torch, model.dtype), **where)
@@ -69,33 +71,6 @@ def load_vae(model: ModelConfig, num_gpus: float, *, tiling: bool = False, slici
     if slicing:
         vae.enable_slicing()
     return vae.to(device(num_gpus)).eval()
-
-
-def tile(vae: Any) -> None:
-    """Let the VAE encode in tiles of half its sample size that overlap by whole latents, as the published one's do.
-
-    With diffusers' own fractions the tiles of another sample size would not add up to the frame.
-    """
-    from mimir_ray.model.latents import spatial_factor
-
-    factor = spatial_factor(vae.config)
-    height, width = (max(2, size // 2 // factor) for size in (vae.config.sample_height, vae.config.sample_width))
-    vae.enable_tiling(
-        tile_sample_min_height=height * factor,
-        tile_sample_min_width=width * factor,
-        tile_overlap_factor_height=overlap(height, 1 / 6, factor),
-        tile_overlap_factor_width=overlap(width, 1 / 5, factor),
-    )
-
-
-def overlap(latents: int, share: float, factor: int) -> float:
-    """The fraction of a tile, from ``share`` on, that is whole latents in pixels too, as floating point has it."""
-    fractions = (shared / latents for shared in range(max(1, round(latents * share)), latents))
-    return next(
-        fraction
-        for fraction in fractions
-        if int(latents * factor * (1 - fraction)) == factor * (latents - int(latents * fraction))
-    )
 
 
 def load_t5(model: ModelConfig, num_gpus: float) -> Any:

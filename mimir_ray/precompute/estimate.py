@@ -15,7 +15,7 @@ from mimir_ray.model.base import read_base
 from mimir_ray.model.config import SEMANTIC_TOKENS, ModelConfig
 from mimir_ray.model.flops import GPUS, Gpu
 from mimir_ray.model.published import described
-from mimir_ray.precompute.components import read_config, text_length, tile
+from mimir_ray.precompute.components import read_config, text_length
 from mimir_ray.precompute.config import PrecomputeConfig, Size
 from mimir_ray.precompute.frames import TooShort, choose_size, nearest_sizes
 from mimir_ray.precompute.inputs import ok_captions, ok_clips
@@ -165,6 +165,8 @@ def _vae_flops(vae: Any, size: Size, tiling: bool) -> int:
     import torch
     from diffusers import AutoencoderKLCogVideoX
     from torch.utils.flop_counter import FlopCounterMode
+
+    from mimir_ray.model.latents import tile
 
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         made: Any = AutoencoderKLCogVideoX.from_config(vars(vae))

@@ -81,7 +81,7 @@ def generate(
     """Make the videos that are missing, in a folder named after the model's content."""
     from mimir_ray.generation.batch import generate_batch
 
-    model = model_name(checkpoint)
+    model = model_name(checkpoint, config.runtime.lora)
     folder = out / model
     asked = requests_of(prompts, model, config, seed)
     files = [folder / "videos" / f"{request.request_id}.mp4" for request in asked]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import UserError, from_dict
-from mimir_ray.generation.naming import name_of_runnable
+from mimir_ray.generation.naming import located, name_of_runnable
 from mimir_ray.serving.config import ServingConfig
 from mimir_ray.serving.deployments import Denoiser, FrameDecoder, PromptEncoder
 from mimir_ray.serving.stages import CheckpointStages, Stages
@@ -69,8 +69,8 @@ def application(config: ServingConfig, stages: Stages | None = None) -> "Applica
 
     config = config.model_copy(update={"out": absolute(config.out)})
     if stages is None:
-        model = name_of_runnable(config.checkpoint)
-        stages = CheckpointStages(_found(config.checkpoint), config.generation.runtime)
+        model = name_of_runnable(config.checkpoint, config.generation.runtime.lora)
+        stages = CheckpointStages(_found(config.checkpoint), located(config.generation.runtime))
     else:
         model = config.checkpoint
     encoder = serve.deployment(**config.encoder.options("PromptEncoder"))(PromptEncoder).bind(stages)

@@ -52,7 +52,8 @@ def test_the_pipelines_own_call_agrees(mimir: str, config: GenerationConfig) -> 
     called = pipeline(
         asked.prompt, num_frames=9, height=64, width=64, num_inference_steps=3, guidance_scale=3.0, seed=3
     )
-    assert np.array_equal(generate(Generator(pipeline, "m"), asked), called.frames[0])
+    images = np.stack([np.asarray(image) for image in called.frames[0]])
+    assert np.array_equal(generate(Generator(pipeline, "m"), asked), images)
 
 
 def test_seed_and_prompt_matter_and_progress_is_reported(mimir: str, config: GenerationConfig) -> None:

@@ -16,7 +16,7 @@ from mimir_ray.config import UserError
 from mimir_ray.model.adapters import load_adapters, merge_adapters
 from mimir_ray.model.pipeline import MimirPipeline
 from tests.model.conftest import PROMPTS
-from tests.tiny import tiny_transformer
+from tests.tiny import frames_of, tiny_transformer
 
 RANKS = {
     "transformer_blocks.0.attn1.to_q": 4,
@@ -140,7 +140,7 @@ def test_alpha_in_diffusers_metadata_is_heeded(mimir: Path, tmp_path: Path) -> N
     )
     fresh = MimirPipeline.from_pretrained(mimir)
     fresh.load_lora_weights(tmp_path)
-    frames = [pipeline(PROMPTS[0], num_inference_steps=2).frames for pipeline in (trained, fresh)]
+    frames = [frames_of(pipeline, PROMPTS[0], num_inference_steps=2) for pipeline in (trained, fresh)]
     assert np.array_equal(*frames)
 
 

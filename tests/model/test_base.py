@@ -21,7 +21,7 @@ from mimir_ray.config import UserError
 from mimir_ray.model.base import check_base, read_base, variant_of
 from mimir_ray.model.pipeline import MimirPipeline
 from tests.model.conftest import PROMPTS
-from tests.tiny import ONE_POINT_FIVE, tiny_transformer
+from tests.tiny import ONE_POINT_FIVE, frames_of, tiny_transformer
 
 SHORT: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0}
 
@@ -122,7 +122,7 @@ def test_a_base_that_cannot_be_run_is_refused_with_its_name(
 
 
 def test_the_remedy_for_another_scheduler_works(copy: Path, tmp_path: Path) -> None:
-    expected = MimirPipeline.from_base(copy)(PROMPTS[0], **SHORT).frames
+    expected = frames_of(MimirPipeline.from_base(copy), PROMPTS[0], **SHORT)
     other_scheduler(copy)
     remedy = r"pipeline.scheduler = CogVideoXDDIMScheduler.from_config\(pipeline.scheduler.config\), .* save_pretrained"
     with pytest.raises(UserError, match=remedy):
@@ -130,7 +130,7 @@ def test_the_remedy_for_another_scheduler_works(copy: Path, tmp_path: Path) -> N
     pipeline = CogVideoXPipeline.from_pretrained(copy)
     pipeline.scheduler = CogVideoXDDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.save_pretrained(tmp_path / "mended")
-    assert np.array_equal(MimirPipeline.from_base(tmp_path / "mended")(PROMPTS[0], **SHORT).frames, expected)
+    assert np.array_equal(frames_of(MimirPipeline.from_base(tmp_path / "mended"), PROMPTS[0], **SHORT), expected)
 
 
 @pytest.mark.parametrize("style", ["2b", "5b", "15"])
@@ -153,8 +153,8 @@ def test_weights_of_one_variant_alone_are_read(shard: str, base_2b: Path, tmp_pa
     whole.save_pretrained(tmp_path, variant="fp16", max_shard_size=shard)
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > (shard == "20KB")
     assert {variant_of(tmp_path, part) for part in ("transformer", "vae", "text_encoder")} == {"fp16"}
-    expected = MimirPipeline.from_base(base_2b)(PROMPTS[0], **SHORT).frames
-    assert np.array_equal(MimirPipeline.from_base(tmp_path)(PROMPTS[0], **SHORT).frames, expected)
+    expected = frames_of(MimirPipeline.from_base(base_2b), PROMPTS[0], **SHORT)
+    assert np.array_equal(frames_of(MimirPipeline.from_base(tmp_path), PROMPTS[0], **SHORT), expected)
 
 
 def test_variants_beside_usual_names_are_left_alone(copy: Path) -> None:
@@ -166,9 +166,9 @@ def test_variants_beside_usual_names_are_left_alone(copy: Path) -> None:
 
 def test_a_mixed_folder_is_read_part_by_part(copy: Path) -> None:
     file = copy / "transformer" / "diffusion_pytorch_model.safetensors"
-    expected = MimirPipeline.from_base(copy)(PROMPTS[0], **SHORT).frames
+    expected = frames_of(MimirPipeline.from_base(copy), PROMPTS[0], **SHORT)
     file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert np.array_equal(MimirPipeline.from_base(copy)(PROMPTS[0], **SHORT).frames, expected)
+    assert np.array_equal(frames_of(MimirPipeline.from_base(copy), PROMPTS[0], **SHORT), expected)
 
 
 def test_weights_that_are_lacking_or_unclear_are_said(copy: Path) -> None:

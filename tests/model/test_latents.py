@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mimir_ray.config import UserError
-from mimir_ray.model.latents import check_size, decode_frames, draw_latents, encode_moments, latent_shape
+from mimir_ray.model.latents import check_size, decode_frames, draw_latents, encode_moments, latent_shape, overlap
 from tests.tiny import LATENT_CHANNELS, ONE_POINT_FIVE, tiny_transformer, tiny_vae
 
 
@@ -76,3 +76,24 @@ def test_positions_of_1_5_end_where_its_sample_size_does() -> None:
 def test_sizes_that_cannot_be_made_are_refused_with_the_remedy(size: tuple[int, int, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_size(tiny_vae().config, tiny_transformer().config, *size)
+
+
+@pytest.mark.parametrize("factor", [4, 8, 16])
+def test_tiles_add_up_to_the_frame(factor: int) -> None:
+    assert overlap(30, 1 / 6, 8) == 1 / 6  # of 480 pixels in height, and of 720 in width: diffusers' own
+    assert overlap(45, 1 / 5, 8) == 1 / 5
+    for latents in range(2, 400):
+        for share in (1 / 5, 1 / 6):
+            fraction = overlap(latents, share, factor)
+            assert int(latents * factor * (1 - fraction)) == factor * (latents - int(latents * fraction))  # encoded
+            assert int(latents * (1 - fraction)) * factor == latents * factor - int(latents * factor * fraction)
+            assert 1 <= int(latents * fraction) <= max(1, latents // 3)
+
+
+def test_slices_of_a_batch_are_decoded_alone() -> None:
+    vae, latents, batches = tiny_vae(), torch.randn(2, 3, 16, 4, 4), []
+    whole = decode_frames(vae, latents)
+    vae.enable_slicing()
+    vae.decoder.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    assert np.abs(decode_frames(vae, latents).astype(int) - whole).max() <= 1
+    assert set(batches) == {1}

@@ -12,7 +12,7 @@ import torch
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.shapes.weights import mimir_dir
 from tests.model.conftest import PROMPTS
-from tests.tiny import tiny_base
+from tests.tiny import frames_of, tiny_base
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -32,7 +32,8 @@ for number, checkpoint in enumerate(checkpoints):
             raise AssertionError(f"{cls.__name__} opened it without its token fuser")
         pipeline = cls.from_pretrained(checkpoint, trust_remote_code=True)
         assert type(pipeline).__name__ == "MimirPipeline", type(pipeline)
-        np.save(f"{cls.__name__}-{number}.npy", pipeline(prompt, seed=5, num_inference_steps=2).frames)
+        made = pipeline(prompt, seed=5, num_inference_steps=2, output_type="np").frames
+        np.save(f"{cls.__name__}-{number}.npy", (made * 255).round().astype("uint8"))
 """
 
 
@@ -55,7 +56,7 @@ def test_it_makes_the_same_videos(mimir: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     for number, checkpoint in enumerate(checkpoints):
-        expected = MimirPipeline.from_pretrained(checkpoint)(PROMPTS[0], seed=5, num_inference_steps=2).frames
+        expected = frames_of(MimirPipeline.from_pretrained(checkpoint), PROMPTS[0], seed=5, num_inference_steps=2)
         for name in ("DiffusionPipeline", "CogVideoXPipeline"):
             assert np.array_equal(np.load(tmp_path / f"{name}-{number}.npy"), expected), (name, checkpoint)
 

@@ -14,6 +14,7 @@ from mimir_ray.generation.generator import Generator, generate
 from mimir_ray.model.latents import encode_moments
 from mimir_ray.model.pipeline import MimirPipeline
 from tests.model.conftest import PROMPTS
+from tests.tiny import frames_of
 
 SHORT: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0}
 
@@ -56,8 +57,7 @@ def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def frames(pipeline: Any) -> np.ndarray:
-    made: np.ndarray = pipeline(PROMPTS, seed=[1, 2], **SHORT).frames
-    return made
+    return frames_of(pipeline, PROMPTS, seed=[1, 2], **SHORT)
 
 
 def test_model_offload_wakes_every_part_in_its_turn(mimir: Path, woken: list[str]) -> None:

@@ -13,7 +13,7 @@ from mimir_ray.config import UserError
 from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.model.pipeline import MimirPipeline
 from tests.model.conftest import PROMPTS, STYLES
-from tests.tiny import LLM_DIM, ONE_POINT_FIVE, TEXT_DIM, TEXT_LENGTH, tiny_base, tiny_scheduler
+from tests.tiny import LLM_DIM, ONE_POINT_FIVE, TEXT_DIM, TEXT_LENGTH, frames_of, tiny_base, tiny_scheduler
 
 SHORT: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 3.0}
 
@@ -34,7 +34,7 @@ def test_a_fresh_mimir_without_stabilizer_equals_its_base_bit_for_bit(dpm: bool,
     ours = MimirPipeline.from_base(base, llm, FuserConfig(stabilizer=False), LanguageConfig(max_new_tokens=6))
     theirs = CogVideoXPipeline.from_pretrained(base)
     ours.scheduler = theirs.scheduler = tiny_scheduler(dpm=dpm)
-    frames = ours(PROMPTS, seed=[5, 6], **SHORT).frames
+    frames = frames_of(ours, PROMPTS, seed=[5, 6], **SHORT)
     with torch.no_grad():
         embeds, _ = theirs.encode_prompt(
             PROMPTS, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH, num_videos_per_prompt=1
@@ -49,18 +49,18 @@ def test_a_base_alone_makes_what_diffusers_makes_of_it(style: str, base: Path, l
     alone = MimirPipeline.from_base(base)
     assert alone.llm is None
     assert not alone.token_fuser.config.decoder
-    frames = alone(PROMPTS, seed=[5, 6], **SHORT).frames
+    frames = frames_of(alone, PROMPTS, seed=[5, 6], **SHORT)
     expected = diffusers_frames(CogVideoXPipeline.from_pretrained(base), [5, 6], prompt=PROMPTS)
     assert np.array_equal(frames, expected)
 
     alone.save_pretrained(tmp_path)
     loaded = MimirPipeline.from_pretrained(tmp_path)
     assert loaded.llm is None
-    assert np.array_equal(loaded(PROMPTS, seed=[5, 6], **SHORT).frames, expected)
+    assert np.array_equal(frames_of(loaded, PROMPTS, seed=[5, 6], **SHORT), expected)
     if style == "2b":
         fuser = FuserConfig(stabilizer_join="residual", null_condition="empty_prompt")
         fresh = MimirPipeline.from_base(base, llm, fuser, LanguageConfig(max_new_tokens=6))
-        assert np.array_equal(fresh(PROMPTS, seed=[5, 6], **SHORT).frames, expected)
+        assert np.array_equal(frames_of(fresh, PROMPTS, seed=[5, 6], **SHORT), expected)
 
 
 def test_the_empty_prompt_is_encoded_in_the_number_format_of_the_text(base_5b: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_transformer_with_an_ofs_embedding_is_given_what_diffusers_gives(tmp_p
     theirs = CogVideoXPipeline.from_pretrained(base)
     theirs.transformer.forward = partial(theirs.transformer.forward, ofs=torch.full((1,), 2.0))
     expected = diffusers_frames(theirs, [5], prompt=PROMPTS[0])
-    assert np.array_equal(MimirPipeline.from_base(base)(PROMPTS[0], seed=5, **SHORT).frames, expected)
+    assert np.array_equal(frames_of(MimirPipeline.from_base(base), PROMPTS[0], seed=5, **SHORT), expected)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -93,10 +93,10 @@ def test_the_stabilizer_gets_room_and_the_weights_stay(style: str, base: Path, l
         longer = pipeline.transformer.patch_embed.pos_embedding
         assert torch.equal(longer[:, 4:], original.patch_embed.pos_embedding)
         assert not longer[:, : TEXT_LENGTH + 4].any()
-    frames = pipeline(PROMPTS[0], **SHORT).frames
+    frames = frames_of(pipeline, PROMPTS[0], **SHORT)
     pipeline.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
-    assert np.array_equal(MimirPipeline.from_pretrained(tmp_path)(PROMPTS[0], **SHORT).frames, frames)
+    assert np.array_equal(frames_of(MimirPipeline.from_pretrained(tmp_path), PROMPTS[0], **SHORT), frames)
 
 
 def test_the_hub_download_takes_a_component_that_diffusers_does_not_ship(
@@ -119,7 +119,7 @@ def test_a_recipes_model_config_builds_it(base_2b: Path, llm: Path) -> None:
     pipeline = MimirPipeline.from_model_config(config)
     assert {pipeline.transformer.dtype, pipeline.token_fuser.dtype, pipeline.llm.dtype} == {torch.bfloat16}
     assert pipeline.token_fuser.config.llm_dim == LLM_DIM
-    assert pipeline(PROMPTS[0], **SHORT).frames.shape == (1, 9, 64, 64, 3)
+    assert frames_of(pipeline, PROMPTS[0], **SHORT).shape == (1, 9, 64, 64, 3)
     assert MimirPipeline.from_model_config(ModelConfig(base=str(base_2b))).llm is None
 
 
@@ -130,23 +130,10 @@ def test_a_fuser_that_needs_an_llm_says_so(base_2b: Path) -> None:
 
 def test_the_seed_decides_the_answers_and_the_noise_whatever_the_batch(mimir: Path) -> None:
     pipeline = MimirPipeline.from_pretrained(mimir)
-    together = pipeline(PROMPTS, seed=[1, 2], **SHORT).frames
-    alone = pipeline(PROMPTS[1], seed=2, **SHORT).frames
+    together = frames_of(pipeline, PROMPTS, seed=[1, 2], **SHORT)
+    alone = frames_of(pipeline, PROMPTS[1], seed=2, **SHORT)
     assert np.abs(together[1].astype(int) - alone[0].astype(int)).max() <= 2
-    assert not np.array_equal(pipeline(PROMPTS[1], seed=3, **SHORT).frames, alone)
-
-
-def test_progress_is_reported_and_an_exception_cancels(mimir: Path) -> None:
-    pipeline = MimirPipeline.from_pretrained(mimir)
-    seen: list[tuple[int, int]] = []
-    pipeline(PROMPTS[0], on_step=lambda done, total: seen.append((done, total)), **SHORT)
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-
-    def cancel(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pipeline(PROMPTS[0], on_step=cancel, **SHORT)
+    assert not np.array_equal(frames_of(pipeline, PROMPTS[1], seed=3, **SHORT), alone)
 
 
 def test_lora_of_diffusers_loads_into_the_transformer(mimir: Path, tmp_path: Path) -> None:
@@ -155,12 +142,12 @@ def test_lora_of_diffusers_loads_into_the_transformer(mimir: Path, tmp_path: Pat
     lora = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q"], init_lora_weights=False)
     pipeline.transformer.add_adapter(lora)
     layers = peft.get_peft_model_state_dict(pipeline.transformer)
-    adapted = pipeline(PROMPTS[0], **SHORT).frames
+    adapted = frames_of(pipeline, PROMPTS[0], **SHORT)
     MimirPipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)
     fresh = MimirPipeline.from_pretrained(mimir)
-    assert not np.array_equal(fresh(PROMPTS[0], **SHORT).frames, adapted)
+    assert not np.array_equal(frames_of(fresh, PROMPTS[0], **SHORT), adapted)
     fresh.load_lora_weights(tmp_path)
-    assert np.array_equal(fresh(PROMPTS[0], **SHORT).frames, adapted)
+    assert np.array_equal(frames_of(fresh, PROMPTS[0], **SHORT), adapted)
 
 
 def test_a_call_checks_its_size_before_it_works(mimir: Path) -> None:

@@ -68,6 +68,19 @@ def test_a_run_saved_after_any_step_continues_bit_identically(dpm: bool, rotary:
         assert done.to_bytes() == states[-1].to_bytes()
 
 
+def test_rows_that_draw_from_one_generator_are_saved_with_it() -> None:
+    condition, null = text(2)
+    ours = sampler(dpm=True)
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(2, *SHAPE, generator=generator)
+    start = ours.start_from(noise, [generator], num_inference_steps=4, guidance_scale=3.0)
+    *_, done = ours.steps(start, condition, null)
+    *_, again = ours.steps(DenoiseState.from_bytes(ours.step(start, condition, null).to_bytes()), condition, null)
+    assert again.to_bytes() == done.to_bytes()
+    assert len(done.generator_states) == 1
+    assert torch.equal(generator.get_state(), start.generator_states[0])  # the caller's is left as it was
+
+
 @pytest.mark.parametrize("steps", [7, 50], ids=["with a rest", "without"])
 def test_a_ddim_step_is_its_equation(steps: int) -> None:
     ours = sampler()

@@ -10,7 +10,7 @@ from mimir_ray.config import UserError, override
 from mimir_ray.dataflow import ActorPool
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.precompute import PrecomputeConfig
-from mimir_ray.precompute.components import load_vae, overlap
+from mimir_ray.precompute.components import load_vae
 from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 from mimir_ray.records import Clip, StateDtype, unpack_array
 from mimir_ray.video import VideoError
@@ -192,17 +192,6 @@ def test_slicing_encodes_the_same_clip_by_clip_and_tiling_otherwise(tmp_path: Pa
     np.testing.assert_allclose(moments["sliced"], moments["plain"], atol=1e-3, rtol=1e-2)
     assert moments["tiled"].shape == moments["plain"].shape
     assert np.abs(moments["tiled"] - moments["plain"]).max() > 0.1
-
-
-@pytest.mark.parametrize("factor", [4, 8, 16])
-def test_tiles_add_up_to_the_frame(factor: int) -> None:
-    assert overlap(30, 1 / 6, 8) == 1 / 6  # of 480 pixels in height, and of 720 in width: diffusers' own
-    assert overlap(45, 1 / 5, 8) == 1 / 5
-    for latents in range(2, 400):
-        for share in (1 / 5, 1 / 6):
-            fraction = overlap(latents, share, factor)
-            assert int(latents * factor * (1 - fraction)) == factor * (latents - int(latents * fraction))
-            assert 1 <= int(latents * fraction) <= max(1, latents // 3)
 
 
 def test_a_clip_that_cannot_be_read_is_quarantined_alone(pipeline: MimirPipeline) -> None:

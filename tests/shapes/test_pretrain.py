@@ -17,6 +17,7 @@ from mimir_ray.shapes.pretrain.run import pretrain
 from mimir_ray.shapes.pretrain.text_models import TEXT_LENGTH
 from mimir_ray.shapes.pretrain.vae import build_vae, normalise_latents, pixels
 from mimir_ray.shapes.world import MODEL_FRAMES, render, sample_scene
+from tests.tiny import frames_of
 
 TINY = PretrainConfig(
     threads=1,
@@ -34,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_base_and_llm_make_a_mimir_that_generates(models: Path) -> None:
     pipeline = MimirPipeline.from_base(models / "base", models / "llm", FuserConfig(), LanguageConfig(max_new_tokens=4))
-    frames = pipeline("apple over a blue square", num_inference_steps=2).frames
+    frames = frames_of(pipeline, "apple over a blue square", num_inference_steps=2)
     assert frames.shape == (1, MODEL_FRAMES, 64, 64, 3)
 
 

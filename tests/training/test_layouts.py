@@ -17,7 +17,7 @@ from mimir_ray.training.data.samples import open_data
 from mimir_ray.training.module import load_start
 from mimir_ray.training.sizing.memory import read_sizes
 from mimir_ray.training.state.export import trained_pipeline
-from tests.tiny import ONE_POINT_FIVE, TEXT_LENGTH, tiny_base, tiny_llm
+from tests.tiny import ONE_POINT_FIVE, TEXT_LENGTH, frames_of, tiny_base, tiny_llm
 from tests.training.tables import write_tables
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ def test_a_few_steps_and_the_video_after_them(layout: str, root: Path) -> None:
         optimizer.zero_grad()
     trained = {name: weight.detach() for name, weight in module.named_parameters()}
     pipeline = trained_pipeline(trained, model, CONFIG)
-    assert pipeline("a red ball", num_inference_steps=2, seed=1).frames.shape == (1, 9, 64, 64, 3)
+    assert frames_of(pipeline, "a red ball", num_inference_steps=2, seed=1).shape == (1, 9, 64, 64, 3)
     patch = 2 if layout.startswith("1.5") else 1
     assert start.temporal_patch == patch
     assert module.flops(batches.batch(0)) > 0

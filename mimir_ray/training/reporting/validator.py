@@ -41,7 +41,7 @@ class Validator:
     model: ModelConfig
     training: TrainingConfig
     generation: GenerationConfig
-    """Size, steps and guidance of the videos, and the device; the number format is ``model.dtype``."""
+    """Size, steps and guidance of the videos, device, offloading and tiles; the number format is ``model.dtype``."""
     out: str
     scorer: Scorer | None
     feed: Any
@@ -92,8 +92,8 @@ def make_videos(validator: Validator, checkpoint: "Checkpoint", step: int) -> li
     Raises:
         UserError: a checkpoint that cannot be read, or a device that is not there.
     """
-    from mimir_ray.generation.checkpoint import prepare
     from mimir_ray.generation.generator import Generator
+    from mimir_ray.generation.runtime import place, prepare
     from mimir_ray.training.state.export import trained_pipeline
     from mimir_ray.training.state.pieces import read_weights
 
@@ -101,7 +101,9 @@ def make_videos(validator: Validator, checkpoint: "Checkpoint", step: int) -> li
     device = prepare(validator.generation.runtime)
     with checkpoint.as_directory() as directory:
         weights = read_weights(Path(directory), "average" if training.ema_decay else "weight")
-    generator = Generator(trained_pipeline(weights, validator.model, training).to(device), f"step-{step}")
+    pipeline = trained_pipeline(weights, validator.model, training)
+    place(pipeline, validator.generation.runtime, device)
+    generator = Generator(pipeline, f"step-{step}")
     folder = validation_folder(validator.out, step)
     return [_video(validator, generator, folder, index) for index in range(len(training.validation.prompts))]
 

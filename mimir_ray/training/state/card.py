@@ -16,13 +16,16 @@ _LEARNT = {
 }
 
 
-def model_card(run: Run, account: dict[str, Any], validation: Validation | None, *, merged: bool = True) -> str:
+def model_card(
+    run: Run, account: dict[str, Any], validation: Validation | None, *, form: str = "merged", on_mimir: bool = False
+) -> str:
     """Markdown with the hub's front matter.
 
     Args:
         account: the export's ``training.json``.
         validation: of the weights that are exported, if they have one.
-        merged: False where adapters lie apart.
+        form: of ``export_run``: ``merged``, ``unmerged`` or ``adapter``.
+        on_mimir: whether the training began with a Mimir and not with a CogVideoX.
     """
     model = run.model
     base = _front_matter(model.base, model.revision)
@@ -38,16 +41,18 @@ def model_card(run: Run, account: dict[str, Any], validation: Validation | None,
     names += [model.llm] if model.llm and _on_hub(model.llm) else []
     if names:
         front["base_model"] = list(dict.fromkeys(names))
+    if form == "adapter":
+        front |= {"tags": [*front["tags"], "lora"], "base_model_relation": "adapter"}
     parts = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        "# Mimir",
+        "# Mimir" if form != "adapter" else "# What a Mimir learnt",
         "",
         f"Text to video: {_named(model.base)}" + (f", read with {_named(model.llm)}" if model.llm else "") + ".",
         "",
-        _usage(merged),
+        _usage_alone(run, on_mimir) if form == "adapter" else _usage(form == "merged"),
         "",
         "## Trained on",
         "",
@@ -86,13 +91,49 @@ that `CogVideoXPipeline` knows, without the token fuser and the language model, 
 It needs the Python package `mimir-ray`. `PATH` is this directory, or its name on the hub.
 
 ```python
+from diffusers.utils import export_to_video
+
 from mimir_ray.model.pipeline import MimirPipeline
 
 pipeline = MimirPipeline.from_pretrained("PATH")
-frames = pipeline("a prompt", seed=7).frames[0]  # F H W 3 uint8
+video = pipeline("a prompt", seed=7).frames[0]
+export_to_video(video, "video.mp4", fps=8)
 ```
 
 {plain if merged else apart}""".rstrip()
+
+
+def _usage_alone(run: Run, on_mimir: bool) -> str:
+    model = run.model
+    switches = ", ".join(f"{name}={value!r}" for name, value in model.fuser.model_dump(exclude_defaults=True).items())
+    llm = f', llm="{_called(model.llm)}"' if model.llm else ""
+    fuser = f", fuser=FuserConfig({switches})" if switches and llm else ""
+    made = f'from_base("{_called(model.base)}"{llm}{fuser})'
+    if on_mimir:
+        made = f'from_pretrained("{_called(model.base)}")'
+    named = "from mimir_ray.model.config import FuserConfig\n" if "FuserConfig" in made else ""
+    return f"""## Use
+
+Adapters of the transformer where they were trained, and the token fuser, to be put on the model that the training began
+with. It needs the Python package `mimir-ray`. `PATH` is this directory, or its name on the hub.
+
+```python
+from diffusers.utils import export_to_video
+
+{named}from mimir_ray.model.pipeline import MimirPipeline
+
+pipeline = MimirPipeline.{made}
+pipeline.load_lora_weights("PATH")
+video = pipeline("a prompt", seed=7).frames[0]
+export_to_video(video, "video.mp4", fps=8)
+```
+
+On the command line, `--lora PATH` puts it on a Mimir that `pipeline.save_pretrained` or `mimir init` wrote."""
+
+
+def _called(name: str) -> str:
+    """A hub id; of a directory its name, as nobody else has its path."""
+    return name if _on_hub(name) else Path(name).name
 
 
 def _training(run: Run, account: dict[str, Any]) -> list[str]:

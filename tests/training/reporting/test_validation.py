@@ -25,6 +25,7 @@ from mimir_ray.training.reporting.validator import Validator
 from mimir_ray.training.state.checkpoints import checkpoint_steps
 from mimir_ray.training.state.export import export_run
 from mimir_ray.video import encode_mp4
+from tests.tiny import frames_of
 from tests.training.reporting.test_loggers import shown
 from tests.training.runs import World, config
 from tests.training.test_train import KillOnce
@@ -115,9 +116,9 @@ def test_the_videos_are_those_of_the_exported_checkpoint(story: Story, tmp_path:
         assert validation is not None
         for number, video in enumerate(validation.videos):
             assert (video.prompt, video.seed, video.path) == (PROMPTS[number], 3 + number, f"{number:02d}.mp4")
-            frames = pipeline(
-                video.prompt, num_inference_steps=2, guidance_scale=2.0, seed=video.seed, num_frames=9
-            ).frames[0]
+            frames = frames_of(
+                pipeline, video.prompt, num_inference_steps=2, guidance_scale=2.0, seed=video.seed, num_frames=9
+            )[0]
             videos.append(Path(validation.folder, f"{number:02d}.mp4").read_bytes())
             assert videos[-1] == encode_mp4(frames, GENERATION.fps)
         assert validation.videos[1].reason == "ArithmeticError: blue cannot be judged"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from huggingface_hub import metadata_load
 
-from mimir_ray.model.config import ModelConfig
+from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.shapes.weights import base_dir, mimir_dir
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.reporting.validation import Validation, ValidationVideo
@@ -90,6 +90,21 @@ def test_it_says_how_to_load_it_what_it_learnt_from_and_how_it_scored() -> None:
     assert "Validation at step 30: 0.750 on average" in card
     assert "| a red \\| ball | 7 | 0.500 |\n| two lines | 8 | 1.000 |\n" in card
     assert "failed" not in card
-    apart = model_card(run(ModelConfig(base="zai-org/CogVideoX-2b"), train="lora"), ACCOUNT, None, merged=False)
+    apart = model_card(run(ModelConfig(base="zai-org/CogVideoX-2b"), train="lora"), ACCOUNT, None, form="unmerged")
     assert "pytorch_lora_weights.safetensors" in apart
     assert "trust_remote_code" not in apart
+
+
+def test_the_page_of_what_was_learnt_says_what_to_put_it_on(tmp_path: Path) -> None:
+    fuser = FuserConfig(stabilizer=False)
+    model = ModelConfig(base="zai-org/CogVideoX-2b", llm="microsoft/Phi-3.5-mini-instruct", fuser=fuser)
+    card = model_card(run(model, train="lora"), ACCOUNT, None, form="adapter")
+    said = front(card, tmp_path / "README.md")
+    assert said["base_model_relation"] == "adapter"
+    assert "lora" in said["tags"]
+    assert 'from_base("zai-org/CogVideoX-2b", llm="microsoft/Phi-3.5-mini-instruct", fuser=FuserConfig(stab' in card
+    assert "from mimir_ray.model.config import FuserConfig\nfrom mimir_ray.model.pipeline" in card
+    assert 'load_lora_weights("PATH")' in card
+    assert "trust_remote_code" not in card
+    on_mimir = model_card(run(model, train="fuser"), ACCOUNT, None, form="adapter", on_mimir=True)
+    assert 'MimirPipeline.from_pretrained("zai-org/CogVideoX-2b")' in on_mimir

@@ -18,6 +18,7 @@ from mimir_ray.training.state.export import export_run
 from mimir_ray.training.state.pieces import read_weights
 from mimir_ray.training.state.run import CHECKPOINTS, Run, checkpoint_name
 from tests.cli.command import mimir
+from tests.tiny import frames_of
 from tests.training.runs import PARTS, SHORT, STEPS, World, config
 
 
@@ -52,8 +53,7 @@ def in_engine(world: World, made: TrainingConfig, state: str) -> Any:
 
 
 def frames(pipeline: Any) -> np.ndarray:
-    made: np.ndarray = pipeline("a red circle", num_inference_steps=3, guidance_scale=3.0, seed=4).frames
-    return made
+    return frames_of(pipeline, "a red circle", num_inference_steps=3, guidance_scale=3.0, seed=4)
 
 
 def test_the_weights_of_a_checkpoint_make_the_videos_that_the_engine_would(
@@ -91,7 +91,7 @@ def test_an_export_says_what_it_is_made_of(world: World, whole: str, tmp_path: P
 
 def test_adapters_that_are_kept_apart_make_the_videos_that_the_engine_would(world: World, adapted: str) -> None:
     expected = frames(in_engine(world, config(**PARTS["lora"]), "lora"))
-    target = export_run(adapted, average=False, merge=False)
+    target = export_run(adapted, average=False, form="unmerged")
     pipeline = MimirPipeline.from_pretrained(target)
     assert np.array_equal(frames(pipeline), expected)
     pipeline.unload_lora_weights()
@@ -105,6 +105,34 @@ def test_merged_adapters_make_nearly_the_same_videos_without_them(world: World, 
     pipeline = MimirPipeline.from_pretrained(export_run(adapted, average=False))
     assert not any("lora" in name for name, _ in pipeline.transformer.named_parameters())
     assert np.abs(frames(pipeline).astype(int) - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("learnt", ["lora", "fuser"])
+def test_what_was_learnt_alone_is_put_on_the_start_by_anyone(
+    world: World, learnt: str, runs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Adapters and token fuser, or the fuser alone; the page says how, and does what it says."""
+    run = run_of(world, tmp_path / "run", config(**PARTS[learnt]), {SHORT: learnt})
+    result = mimir("export", run, "--adapter", "--raw")
+    assert result.exit_code == 0, result.output
+    target = Path(run, "adapter")
+    assert result.stdout.strip() == str(target)
+    names = {file.relative_to(target).as_posix() for file in target.rglob("*") if file.is_file()}
+    adapters = {"pytorch_lora_weights.safetensors"} if learnt == "lora" else set()
+    fuser = {"token_fuser/config.json", "token_fuser/diffusion_pytorch_model.safetensors"}
+    assert names == adapters | fuser | {"language.json", "training.json", "README.md"}
+    page = (target / "README.md").read_text()
+    assert "base_model_relation: adapter" in page
+    code = page.partition("```python")[2].partition("```")[0].replace('"PATH"', repr(str(target)))
+    lines = [line for line in code.splitlines() if "export_to_video" not in line and "video =" not in line]
+    base = world.model.base
+    code = "\n".join(lines).replace(f'"{Path(base).name}"', repr(base))
+    code = code.replace(f'"{Path(world.model.llm or "").name}"', repr(world.model.llm))
+    said: dict[str, Any] = {}
+    exec(code, said)
+    expected = frames(in_engine(world, config(**PARTS[learnt]), learnt))
+    assert np.array_equal(frames(said["pipeline"]), expected)
+    assert not np.array_equal(frames(MimirPipeline.from_model_config(world.model)), expected)
 
 
 def test_training_starts_from_an_export(world: World, adapted: str, runs: list[dict[str, Any]]) -> None:
@@ -142,7 +170,15 @@ def test_mistakes_are_said(whole: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"no checkpoint of step 5; choose one of {SHORT}, {STEPS}"):
         export_run(whole, step=5)
     with pytest.raises(UserError, match=r"without adapters; only those of lora can be kept apart"):
-        export_run(whole, merge=False)
+        export_run(whole, form="unmerged")
+    with pytest.raises(UserError, match=r"training.train=full, which changed every weight"):
+        export_run(whole, form="adapter")
+    result = mimir("export", whole, "--adapter", "--unmerged")
+    assert "give one of them" in result.output
+    for push, told in (("me", "no repository"), ("me/mimir", "me/mimir")):
+        result = mimir("export", whole, "--push", push, "--out", str(tmp_path / "never"))
+        assert (result.exit_code, (tmp_path / "never").exists()) == (2, False)
+        assert told in result.output
     (tmp_path / "nothing").mkdir()
     result = mimir("export", str(tmp_path / "nothing"))
     assert result.exit_code == 2

@@ -17,7 +17,7 @@ from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.module import load_start
 from mimir_ray.training.state.export import export, trained_pipeline
-from tests.tiny import tiny_mimir
+from tests.tiny import frames_of, tiny_mimir
 
 CONFIG = GenerationConfig(
     num_frames=9, height=64, width=64, fps=8, num_inference_steps=2, runtime=RuntimeConfig(cpu_threads=1)
@@ -52,11 +52,11 @@ def weights(unmerged: str) -> dict[str, torch.Tensor]:
 
 def test_generating_puts_them_on(unmerged: str) -> None:
     start = Path(unmerged).with_name("mimir")
-    expected = adapted(start)(REQUEST.prompt, num_inference_steps=2, seed=1).frames[0]
-    without = MimirPipeline.from_pretrained(start)(REQUEST.prompt, num_inference_steps=2, seed=1).frames[0]
+    expected = frames_of(adapted(start), REQUEST.prompt, num_inference_steps=2, seed=1)[0]
+    without = frames_of(MimirPipeline.from_pretrained(start), REQUEST.prompt, num_inference_steps=2, seed=1)[0]
     assert np.abs(expected.astype(int) - without).mean() > 2
     loaded = MimirPipeline.from_pretrained(unmerged)
-    assert np.array_equal(loaded(REQUEST.prompt, num_inference_steps=2, seed=1).frames[0], expected)
+    assert np.array_equal(frames_of(loaded, REQUEST.prompt, num_inference_steps=2, seed=1)[0], expected)
     assert np.array_equal(generate(load_generator(unmerged, CONFIG.runtime), REQUEST), expected)
 
 
