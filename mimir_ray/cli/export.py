@@ -52,8 +52,7 @@ def export(
     if unmerged and adapter:
         raise UserError("--unmerged is a whole model and --adapter a part of one: give one of them")
 
-    from mimir_ray.training.state import hub
-    from mimir_ray.training.state.export import export_run
+    from mimir_ray.training.export import export_run, hub
 
     silence_loading_bars()
     if push is not None:

@@ -6,7 +6,7 @@ The text encoders and the VAE take no part: their tables (``latents``, ``t5_toke
 
 The way to a step, and of one; ``config`` has every setting:
 
-    train       the driver: checks, the run's directory (``state.run``), loggers, and in the end ``state.export``
+    train       the driver: checks, the run's directory (``state.run``), loggers, and in the end the ``export``
     sizing/     what memory it takes (``memory``) and whether the cluster has it (``capacity``), before workers start
     fit         Ray Train runs as many ``worker``s as asked, with a ``job``: one loads, resumes, and reports checkpoints
     data/       ``source`` has the tables' rows, ``samples`` joins them, ``order`` says which make up step n, ``shards``
@@ -17,6 +17,7 @@ The way to a step, and of one; ``config`` has every setting:
     state/      at checkpoints what this worker owns of weights and moments (``sharding``), files by name (``pieces``)
     reporting/  rows go to metrics.jsonl (``metrics``) and by ``feed`` to the driver's ``loggers`` and terminal; of the
                 checkpoints that are due ``validator`` makes videos, beside the training
+    export/     what was learnt as a model that others load: its ``directory``, its ``card``, its place on the ``hub``
 """
 
 from mimir_ray.training.config import CaptionWeights, LoggingConfig, TrainingConfig, ValidationConfig

@@ -145,7 +145,7 @@ def _export(out: str) -> None:
     """Export the last checkpoint, on any machine of the cluster: the driver's may be a small one."""
     import ray
 
-    from mimir_ray.training.state.export import export_run
+    from mimir_ray.training.export import export_run
 
     cluster: Any = ray
     cluster.get(cluster.remote(export_run).options(num_cpus=1).remote(out))

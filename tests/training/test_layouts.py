@@ -14,9 +14,9 @@ from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.data.batches import Batch, Batches
 from mimir_ray.training.data.samples import open_data
+from mimir_ray.training.export import trained_pipeline
 from mimir_ray.training.module import load_start
 from mimir_ray.training.sizing.memory import read_sizes
-from mimir_ray.training.state.export import trained_pipeline
 from tests.tiny import ONE_POINT_FIVE, TEXT_LENGTH, frames_of, tiny_base, tiny_llm
 from tests.training.tables import write_tables
 

@@ -94,7 +94,7 @@ def make_videos(validator: Validator, checkpoint: "Checkpoint", step: int) -> li
     """
     from mimir_ray.generation.generator import Generator
     from mimir_ray.generation.runtime import place, prepare
-    from mimir_ray.training.state.export import trained_pipeline
+    from mimir_ray.training.export import trained_pipeline
     from mimir_ray.training.state.pieces import read_weights
 
     training = validator.training

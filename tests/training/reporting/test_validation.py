@@ -14,6 +14,7 @@ from mimir_ray.config import UserError
 from mimir_ray.generation.checkpoint import load_pipeline
 from mimir_ray.generation.config import GenerationConfig, RuntimeConfig
 from mimir_ray.training import LoggingConfig, Score, TrainingConfig, ValidationConfig, read_validations, train
+from mimir_ray.training.export import export_run
 from mimir_ray.training.reporting.validation import (
     Validation,
     ValidationVideo,
@@ -23,7 +24,6 @@ from mimir_ray.training.reporting.validation import (
 )
 from mimir_ray.training.reporting.validator import Validator
 from mimir_ray.training.state.checkpoints import checkpoint_steps
-from mimir_ray.training.state.export import export_run
 from mimir_ray.video import encode_mp4
 from tests.tiny import frames_of
 from tests.training.reporting.test_loggers import shown

@@ -9,8 +9,8 @@ from huggingface_hub import metadata_load
 from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.shapes.weights import base_dir, mimir_dir
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.export.card import model_card
 from mimir_ray.training.reporting.validation import Validation, ValidationVideo
-from mimir_ray.training.state.card import model_card
 from mimir_ray.training.state.run import Run
 
 ACCOUNT = {"step": 30, "weights": "average"}

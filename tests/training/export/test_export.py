@@ -13,8 +13,8 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.storage import file_id, read_json, write_json
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.export import export_run
 from mimir_ray.training.module import load_start
-from mimir_ray.training.state.export import export_run
 from mimir_ray.training.state.pieces import read_weights
 from mimir_ray.training.state.run import CHECKPOINTS, Run, checkpoint_name
 from tests.cli.command import mimir

@@ -19,9 +19,9 @@ from mimir_ray.model.config import ModelConfig
 from mimir_ray.model.layout import LANGUAGE_FILE
 from mimir_ray.storage import absolute, exists, file_id, filesystem, join, write_bytes, write_json
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.export.card import model_card
 from mimir_ray.training.module import select_trained
 from mimir_ray.training.reporting.validation import read_validation
-from mimir_ray.training.state.card import model_card
 from mimir_ray.training.state.checkpoints import open_checkpoint
 from mimir_ray.training.state.pieces import Kind, read_progress, read_weights
 from mimir_ray.training.state.run import read_run

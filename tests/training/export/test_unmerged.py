@@ -15,8 +15,8 @@ from mimir_ray.generation.generator import generate
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.model.pipeline import MimirPipeline
 from mimir_ray.training.config import TrainingConfig
+from mimir_ray.training.export import export, trained_pipeline
 from mimir_ray.training.module import load_start
-from mimir_ray.training.state.export import export, trained_pipeline
 from tests.tiny import frames_of, tiny_mimir
 
 CONFIG = GenerationConfig(

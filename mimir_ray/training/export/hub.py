@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx, validate_repo_id  # type: ignore[attr-defined]
 
 from mimir_ray.config import UserError
-from mimir_ray.training.state.export import ACCOUNT
+from mimir_ray.training.export.directory import ACCOUNT
 
 
 def require_writable(repo: str, out: str) -> None:

@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 
 from mimir_ray.config import UserError
-from mimir_ray.training.state.hub import push, require_writable
+from mimir_ray.training.export.hub import push, require_writable
 from tests.cli.command import mimir
 
 
@@ -173,7 +173,7 @@ def test_a_new_repository_is_private_and_holds_the_export(hub: Hub, export: Path
 
 def test_the_command_uploads_what_it_wrote(hub: Hub, export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    write = "mimir_ray.training.state.export.export_run"
+    write = "mimir_ray.training.export.export_run"
     monkeypatch.setattr(write, lambda run, out, **options: asked.append(options["form"]) or str(export))
     result = mimir("export", str(export.parent), "--adapter", "--push", "me/mimir")
     assert result.exit_code == 0, result.output
