@@ -55,4 +55,4 @@ docs: setup ## The references from the code, and the site into site/
 	$(BIN)/python -m tests.cli.command_reference
 	$(BIN)/python -m tests.cli.memory_tables
 	$(BIN)/mimir config fields --markdown > docs/configuration.md
-	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict $(ARGS)

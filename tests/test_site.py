@@ -30,8 +30,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built strictly; whatever asks for an address elsewhere finds nobody."""
     out = tmp_path_factory.mktemp("site")
     nobody = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    build = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)],
+    build = subprocess.run(  # with --quiet, --strict would not see the warnings either
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)],
         cwd=ROOT,
         env={**os.environ, **nobody, "NO_MKDOCS_2_WARNING": "true"},
         capture_output=True,
