@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # Named after the contents of its inputs, so set-up runs again when they change and never because a checkout is younger.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup quickstart test test-slow mutants lint format
+.PHONY: help setup quickstart test test-slow mutants lint format docs
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,3 +50,9 @@ lint: setup ## Ruff (rules and format) and mypy in strict mode
 format: setup ## Rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## The references from the code, and the site into site/
+	$(BIN)/python -m tests.cli.command_reference
+	$(BIN)/python -m tests.cli.memory_tables
+	$(BIN)/mimir config fields --markdown > docs/configuration.md
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict $(ARGS)

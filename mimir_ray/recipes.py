@@ -153,7 +153,7 @@ def mimir_2b() -> Recipe:
         ),
         curation=_curation(),
         precompute=_precompute(),
-        # Ours: one machine of 8 GPUs, 4 samples at once; docs/training.md has what other numbers of GPUs need.
+        # Ours: one machine of 8 GPUs, 4 samples at once; docs/memory.md has what other numbers of GPUs need.
         training=_training(workers=8, accumulate=2),
         generation=_generation(),
         serving=_serving(),
@@ -171,7 +171,7 @@ def mimir_5b() -> Recipe:
         ),
         curation=_curation(),
         precompute=_precompute(),
-        # Ours: two machines of 8 GPUs of 40 GB and more, one sample at once (28 GiB; docs/training.md).
+        # Ours: two machines of 8 GPUs of 40 GB and more, one sample at once (28 GiB; docs/memory.md).
         training=_training(workers=16, accumulate=4),
         generation=_generation(),
         serving=_serving(),

@@ -1,5 +1,6 @@
 """The fields of a configuration: what each is called, takes, is by default, and what its docstring says."""
 
+import html
 import inspect
 import types
 from collections.abc import Iterable, Iterator
@@ -130,7 +131,12 @@ def _table(fields: list[Described]) -> str:
 
 def _cells(field: Described) -> list[str]:
     code = (field.name.rpartition(".")[2], field.kind, field.limits, field.default_words.removeprefix("default "))
-    return [*(f"`{text}`" if text else "" for text in code), field.meaning]
+    return [*map(_code, code), field.meaning]
+
+
+def _code(text: str) -> str:
+    """Code in a cell of a table; an upright line would end the cell for some readers of Markdown, escaped or not."""
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`" if text else ""
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The memory tables of docs/training.md, computed anew from the recipes.
+"""The memory tables of docs/memory.md, computed anew from the recipes.
 
 python -m tests.cli.memory_tables        # writes them into the page
 """
@@ -11,7 +11,7 @@ from mimir_ray.recipes import Recipe, by_name
 from mimir_ray.training.sizing.memory import GIB, estimate_memory, read_sizes
 from tests.cli.command import ROOT
 
-PAGE = ROOT / "docs" / "training.md"
+PAGE = ROOT / "docs" / "memory.md"
 BEGIN, END = "<!-- memory tables -->\n", "<!-- end of memory tables -->\n"
 GPU = "H100"
 SHAPES_LATENTS = (3, 16, 8, 8)
