@@ -29,7 +29,7 @@ from mimir_ray.model.config import FuserConfig, LanguageConfig, ModelConfig
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.serving.config import EndpointConfig, ServingConfig, StageDeployment
 from mimir_ray.shapes.weights import base_dir, mimir_dir
-from mimir_ray.training.config import CaptionWeights, TrainingConfig
+from mimir_ray.training.config import ATTENTION, CaptionWeights, LoraConfig, TrainingConfig
 
 
 class Recipe(Config):
@@ -117,16 +117,20 @@ def shapes() -> Recipe:
         curation=CurationConfig(split="off"),  # its clips are single shots already
         precompute=PrecomputeConfig(num_frames=9, height=64, width=64),
         training=TrainingConfig(
-            steps=1000,
+            steps=2400,
             batch_size=16,
             workers=2,
+            # Adapters, and a fuser no faster than they: all of the transformer at a laptop's pace, or LLM tokens that
+            # outgrow T5's before they can be told apart, cost plain words (benchmarks/plain_words.json).
+            train="lora",
+            lora=LoraConfig(rank=32, alpha=32, targets=(*ATTENTION, "ff.net.0.proj", "ff.net.2")),
             learning_rate=1e-3,
-            fuser_learning_rate=6e-3,
+            fuser_learning_rate=8e-4,
             warmup_steps=50,
             # Short captions teach the LLM branch; long ones keep what the base can do.
             caption_weights=CaptionWeights(long=2, short=3),
-            ema_decay=0.99,  # a hundred steps: what batches of 16 shake loose evens out
-            checkpoint_every=250,
+            ema_decay=0.995,  # two hundred steps: what batches of 16 shake loose evens out
+            checkpoint_every=400,
         ),
         generation=GenerationConfig(
             num_frames=9,

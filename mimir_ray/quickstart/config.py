@@ -8,7 +8,7 @@ from mimir_ray.config import Config
 class QuickstartConfig(Config):
     """Sized so that the whole road takes less than six minutes on two cores."""
 
-    clips: int = Field(800, ge=1)
+    clips: int = Field(1600, ge=1)
     """Good clips to render; six files that must not pass come on top."""
     prompts: int = Field(24, ge=6)
     """Evaluation prompts of each list: plain words, nicknames of the clips, held-out nicknames. At least two of each

@@ -29,6 +29,10 @@ class CaptionWeights(Config):
         return self
 
 
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""The linear layers of the transformer's attention."""
+
+
 class LoraConfig(Config):
     """Low-rank adapters on the transformer (``training.train=lora``)."""
 
@@ -36,7 +40,7 @@ class LoraConfig(Config):
     """Width of the adapters."""
     alpha: float = Field(128.0, gt=0)
     """The adapters' output is scaled by alpha / rank."""
-    targets: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
+    targets: tuple[str, ...] = Field(ATTENTION, min_length=1)
     """Linear layers that get one, by the end of their name; these are the attention's."""
 
 
