@@ -18,6 +18,7 @@ from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
 from mimir_ray.precompute.summary import PrecomputeSummary
+from mimir_ray.room import Need, room
 from mimir_ray.storage import Table, absolute, account, find_predecessors, join
 from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
 
@@ -52,7 +53,7 @@ def precompute(
 
     Raises:
         UserError: curation is not finished, a table is of another configuration, the model cannot be run or cannot
-            take the size, or the engine is needed and not there.
+            take the size, the cluster has no room for the actors, or the engine is needed and not there.
         RuntimeError: shards that could not be encoded, by name; running again tries them again.
     """
     began_s = time.monotonic()
@@ -77,16 +78,17 @@ def precompute(
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
     counts = kept_counts(tables["t5_tokens"], set(shards) - set(pending["t5_tokens"]))
     if todo := [shards[name] for name in sorted(set().union(*pending.values()))]:
-        dataset = plan(data, model, config, todo, pending, _find_predecessors(tables, shards), retry, engine)
-        for name in filter(pending.get, pending):
-            tables[name].reopen()
-        for facts in run_shards(dataset, "precompute", len(shards) - len(todo), len(shards), progress):
-            for name in tables:
-                tried[name] += int(facts.get(f"{name}_tried", 0))
-                encoded[name] += int(facts.get(f"{name}_encoded", 0))
-                busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
-            if truncated := facts.get("truncated_captions"):
-                counts[facts["shard"]] = TruncatedCaptions.model_validate_json(truncated)
+        with room("precompute", needs(config, list(filter(pending.get, pending)))):
+            dataset = plan(data, model, config, todo, pending, _find_predecessors(tables, shards), retry, engine)
+            for name in filter(pending.get, pending):
+                tables[name].reopen()
+            for facts in run_shards(dataset, "precompute", len(shards) - len(todo), len(shards), progress):
+                for name in tables:
+                    tried[name] += int(facts.get(f"{name}_tried", 0))
+                    encoded[name] += int(facts.get(f"{name}_encoded", 0))
+                    busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
+                if truncated := facts.get("truncated_captions"):
+                    counts[facts["shard"]] = TruncatedCaptions.model_validate_json(truncated)
         left = {name: names for name, names in survey(data, tables, todo, "nothing").pending.items() if names}
         if left:
             listed = "; ".join(f"{name}: {', '.join(names[:5])} ({len(names)} in all)" for name, names in left.items())
@@ -152,6 +154,15 @@ def plan(
             dataset = map_actors(dataset, encoders[table].__name__, load, **getattr(config, table).reserved)
     dataset.context.max_errored_blocks = config.failed_shards
     return dataset
+
+
+def needs(config: PrecomputeConfig, tables: Sequence[str]) -> list[Need]:
+    """What the stages that make these tables hold at once."""
+    found = [getattr(config, name).need(f"precompute.{name}") for name in tables if name != "answers"]
+    if "answers" in tables:
+        # Beside its GPUs, a task of Ray's own between us and the engine.
+        found += [config.vllm.need("precompute.vllm"), Need("precompute.vllm", cpus=1.0, fields=("", "", ""))]
+    return found
 
 
 def _begin(table: Table, key: Config, overwrite: bool) -> bool:
