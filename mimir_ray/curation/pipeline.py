@@ -76,7 +76,7 @@ def curate(
     files = found.files
     shards = plan(files, config.files_per_shard)
     if overwrite:
-        find_room("curation", needs(scoring_stages(config), config))  # before anything is discarded
+        find_room("curation", needs(scoring_stages(config), config, engine))  # before anything is discarded
     clips = _open_tables(out, config, set(shards), overwrite)
     found.notes.write(out)
     found.notes.log()
@@ -88,8 +88,8 @@ def curate(
         predecessors = known_predecessors(out, shards, [stage.name for stage in scoring_stages(config)])
         to_do = {name: shards[name] for name in pending}
         stages = _left(to_do, out, config)
-        with room("curation", needs(stages, config)):
-            dataset = pipeline(to_do, predecessors, out, config, stages, engine)
+        dataset = pipeline(to_do, predecessors, out, config, stages, engine)
+        with room("curation", needs(stages, config, engine)):
             for _ in run_shards(dataset, "curation", len(shards) - len(pending), len(shards), progress):
                 pass  # what the stages find out goes to the tables
     if lost := clips.pending(shards):
@@ -151,13 +151,18 @@ def pipeline(
     return dataset
 
 
-def needs(stages: Sequence[ScoringStage], config: CurationConfig) -> list[Need]:
-    """What these stages hold at once: the actors of all of them, and one task beside them."""
+def needs(
+    stages: Sequence[ScoringStage],
+    config: CurationConfig,
+    engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine,
+) -> list[Need]:
+    """What these stages hold at once: the actors of all of them, and one task beside them; of an engine of others
+    nothing is known."""
     found = [Need("curation", cpus=config.cpus_per_task, fields=("", "cpus_per_task", ""))]
     for stage in stages:
         if stage.pool:
             found.append(stage.pool.need(f"curation.pools.{stage.name}"))
-        elif stage.asked:
+        elif stage.asked and engine is vllm_engine:
             found.append(stage.asked.engine.pool.need(f"curation.pools.{stage.name}_vllm"))
     return found
 

@@ -16,6 +16,7 @@ from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 from mimir_ray.precompute.inputs import CaptionRow, ok_clips
 from mimir_ray.precompute.lengths import TruncatedCaptions, truncated_captions
+from mimir_ray.precompute.replacing import TableRun
 from mimir_ray.precompute.rows import In, Key, complete
 from mimir_ray.precompute.shard_plan import PlannedShard
 from mimir_ray.precompute.sources import Sources
@@ -101,6 +102,7 @@ def _complete(
     if facts[table.name]:
         planned = PlannedShard.of(facts)
         shard, predecessors, retry = planned.shard, facts["predecessors"], facts["retry"]
-        tried, encoded = complete(table, shard, predecessors, inputs(planned), encode, retry, upstream)
+        run = TableRun.of(facts, table.name)
+        tried, encoded = complete(table, shard, predecessors, inputs(planned), encode, retry, upstream, run)
     did = {"tried": tried, "encoded": encoded, "busy_s": time.perf_counter() - began_s}
     return facts | {f"{table.name}_{what}": much for what, much in did.items()}
