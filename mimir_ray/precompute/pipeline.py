@@ -1,6 +1,7 @@
 """`precompute`: the clips and captions of a data root become latents and token states, shard by shard, on Ray Data."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from mimir_ray.precompute.outcomes import Retry
 from mimir_ray.precompute.replacing import TableRun, open_table
 from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
-from mimir_ray.precompute.summary import PrecomputeSummary
+from mimir_ray.precompute.summary import MEASURE, PrecomputeSummary
 from mimir_ray.room import Need, room
 from mimir_ray.storage import Table, absolute, account, find_predecessors, join
 from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
@@ -53,8 +54,9 @@ def precompute(
     answers where that is not transformers.
 
     Raises:
-        UserError: curation is not finished, a table is of another configuration, the model cannot be run or cannot
-            take the size, the cluster has no room for the actors, or the engine is needed and not there.
+        UserError: curation is not finished, a table is of another configuration, the model cannot be run, cannot take
+            the size or does not know such videos, the cluster has no room for the actors, or the engine is needed and
+            not there.
         RuntimeError: shards that could not be encoded, by name; running again tries them again.
     """
     began_s = time.monotonic()
@@ -78,6 +80,8 @@ def precompute(
     logger.info("precompute: %d shards, pending %s", len(shards), waiting)
     tried, encoded = dict.fromkeys(tables, 0), dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
+    known = tables["latents"].manifest()
+    measured = dict(known.measured) if known and not runs["latents"].foreign else {}
     counts = kept_counts(tables["t5_tokens"], set(shards) - set(pending["t5_tokens"]))
     if todo := [shards[name] for name in sorted(set().union(*pending.values()))]:
         dataset = plan(data, model, config, todo, pending, _find_predecessors(tables, shards), retry, runs, engine)
@@ -90,6 +94,8 @@ def precompute(
                     tried[name] += int(facts.get(f"{name}_tried", 0))
                     encoded[name] += int(facts.get(f"{name}_encoded", 0))
                     busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
+                if (found_db := facts.get(MEASURE)) and not math.isnan(found_db):
+                    measured[MEASURE] = found_db
                 if truncated := facts.get("truncated_captions"):
                     counts[facts["shard"]] = TruncatedCaptions.model_validate_json(truncated)
         still = {name: run.left(tables[name], keys[name]) for name, run in runs.items()}
@@ -104,7 +110,10 @@ def precompute(
             runs[name].open(table)  # no shard had to be made for that
         table.drop(set(table.shards()) - set(shards))
     return PrecomputeSummary(
-        tables={name: table.finish(found.inputs[name]) for name, table in tables.items()},
+        tables={
+            name: table.finish(found.inputs[name], measured if name == "latents" else None)
+            for name, table in tables.items()
+        },
         accounts={name: account(table) for name, table in tables.items()},
         clips=found.inputs["latents"],
         truncated=keep_counts(tables["t5_tokens"], counts, partial(load_t5_tokenizer, model), text_length(model)),

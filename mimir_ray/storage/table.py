@@ -55,6 +55,8 @@ class Manifest(Config):
     """Content id of the sorted shard names: the table is finished only while exactly these are committed."""
     seconds: float
     """Wall time of the run that finished the table, from ``begin`` to ``finish``."""
+    measured: dict[str, float] = {}
+    """What the stage measured of the whole, by name."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class Table:
         """Take back the claim that the table is finished: committed shards are about to be replaced."""
         self._delete("_manifest.json")
 
-    def finish(self, inputs: int) -> Manifest:
+    def finish(self, inputs: int, measured: Mapping[str, float] | None = None) -> Manifest:
         """Count the committed rows shard by shard and write the manifest; a table already finished is left alone.
 
         Raises AccountingError unless ``inputs`` equals the number of rows, in which case no manifest is written.
@@ -242,6 +244,7 @@ class Table:
             shards=len(shards),
             shards_id=content_id(*shards),
             seconds=max(0.0, time.time() - run["began_unix_s"]),
+            measured=dict(measured or {}),
         )
         write_json(self._file("_manifest.json"), manifest.model_dump(mode="json"))
         if run.get("replacing"):
