@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from mimir_ray.config import Config, UserError
+from mimir_ray.room import Need
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -49,6 +50,10 @@ class ActorPool(Config):
     def reserved(self) -> dict[str, Any]:
         """What `map_actors` is to reserve."""
         return {"actors": (self.actors, self.actors), "num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+
+    def need(self, setting: str) -> Need:
+        """What the pool of the section ``setting`` holds."""
+        return Need(setting, self.actors, self.num_cpus, self.num_gpus)
 
 
 def map_tasks(dataset: "Dataset", name: str, work: Work, *, num_cpus: float, max_retries: int) -> "Dataset":

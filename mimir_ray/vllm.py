@@ -35,6 +35,7 @@ from pydantic import Field
 
 from mimir_ray.config import Config, UserError
 from mimir_ray.dataflow import Row
+from mimir_ray.room import Need
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -63,6 +64,11 @@ class VllmPool(Config):
     others only fail, costs these and as many that wait."""
     max_restarts: int = Field(3, ge=0)
     """The restarts of an engine that died. Ray's default is for ever: a row that kills its engine would have no end."""
+
+    def need(self, setting: str) -> Need:
+        """What the engines of the section ``setting`` hold; the GPUs of one may be of several machines."""
+        engines = "engines" if self.tensor_parallel_size == 1 else ""
+        return Need(setting, self.engines * self.tensor_parallel_size, gpus=1.0, fields=(engines, "", ""))
 
 
 class TextEngineConfig(Config):

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"mimir_ray", "jobs", "serve"}
 
-LEAVES = {"yaml_core", "config", "console", "jsonl", "records", "dataflow", "vllm", "pages", "storage", "video"}
+LEAVES = {"yaml_core", "config", "room", "console", "jsonl", "records", "dataflow", "vllm", "pages", "storage", "video"}
 JOBS = {"curation", "precompute", "training", "retrieval", "evaluation", "serving"}
 ALLOWED: dict[str, set[str]] = {
     "yaml_core": set(),
@@ -23,8 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "console": set(),
     "jsonl": {"config"},
     "records": {"config"},
-    "dataflow": {"config", "console"},
-    "vllm": {"config", "dataflow"},
+    "room": {"config"},
+    "dataflow": {"config", "console", "room"},
+    "vllm": {"config", "dataflow", "room"},
     "pages": set(),
     "storage": {"config", "records"},
     "video": {"config", "records", "storage"},

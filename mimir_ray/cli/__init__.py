@@ -24,8 +24,9 @@ app = typer.Typer(
     name="mimir",
     cls=Verbs,
     help="Text-to-video that understands its prompt: curate, precompute, train, generate and serve on one Ray cluster.",
-    epilog="Start with [bold]mimir quickstart[/bold]. Exit codes: 0 done, 1 failed, 2 a mistake in the command, "
-    "130 stopped by Ctrl-C.",
+    epilog="Start with [bold]mimir quickstart[/bold], the world of shapes that ships here. Your own videos need a base "
+    "that knows such: [bold]--recipe mimir_2b[/bold] or mimir_5b with every verb; mimir doctor says which fits. "
+    "Exit codes: 0 done, 1 failed, 2 a mistake in the command, 130 stopped by Ctrl-C.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

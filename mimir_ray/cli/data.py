@@ -26,9 +26,9 @@ def add_to(app: typer.Typer) -> None:
         "curate",
         continues=True,
         examples=[
-            "mimir curate ~/videos --out runs/mine/data",
+            "mimir curate ~/videos --out runs/mine/data --recipe mimir_2b",
             "mimir curate /data/raw --out s3://bucket/data --recipe mimir_5b",
-            "mimir curate ~/videos --out runs/mine/data --export ~/clips",
+            "mimir curate ~/videos --out runs/mine/data --recipe mimir_2b --export ~/clips",
         ],
     )(curate)
     register(
@@ -41,8 +41,8 @@ def add_to(app: typer.Typer) -> None:
         "precompute",
         continues=True,
         examples=[
-            "mimir precompute --data runs/mine/data",
-            "mimir precompute --data runs/mine/data --retry-quarantined",
+            "mimir precompute --data runs/mine/data --recipe mimir_2b",
+            "mimir precompute --data runs/mine/data --recipe mimir_2b --retry-quarantined",
             "mimir precompute --data runs/sample/data --estimate --clips 500000",
             "mimir precompute --estimate --clips 500000 --recipe mimir_5b",
             "mimir precompute --data s3://bucket/data --recipe mimir_5b",

@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
         "train",
         continues=True,
         examples=[
-            "mimir train --data runs/mine/data --out runs/mine/train",
+            "mimir train --data runs/mine/data --out runs/mine/train --recipe mimir_2b",
             "mimir train --data s3://b/data --out s3://b/train --recipe mimir_5b",
             "mimir train --data D --out O --set training.learning_rate=1e-4",
             "mimir train --data D --out O --recipe mimir_5b --config run.yaml",

@@ -17,10 +17,19 @@ from mimir_ray.curation.reuse import forget_failures, known_predecessors
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.sources import SourceFile, discover, plan
 from mimir_ray.curation.split import SplitKey
-from mimir_ray.curation.stages import MODEL_STAGES, judge, load_score, scoring_stages, split, unscored
+from mimir_ray.curation.stages import (
+    MODEL_STAGES,
+    ScoringStage,
+    judge,
+    load_score,
+    scoring_stages,
+    split,
+    unscored,
+)
 from mimir_ray.curation.summary import CurationSummary, summarise
 from mimir_ray.curation.tables import outcome_table, stage_table
 from mimir_ray.dataflow import map_actors, map_tasks, run_shards, through_engine
+from mimir_ray.room import Need, find_room, room
 from mimir_ray.storage import Table, ahead
 from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
 
@@ -58,14 +67,16 @@ def curate(
     `progress` gets the shards done and their number, which are logged without it. `engine` makes what stages ask whose
     engine is not transformers.
 
-    Raises UserError for sources, models or an `out` that the user can mend, RuntimeError when shards were lost because
-    their workers died.
+    Raises UserError for sources, models or an `out` that the user can mend and for a cluster without room for the
+    stages, RuntimeError when shards were lost because their workers died.
     """
     start = time.monotonic()
     require_models(config)
     found = discover(sources, out)
     files = found.files
     shards = plan(files, config.files_per_shard)
+    if overwrite:
+        find_room("curation", needs(scoring_stages(config), config, engine))  # before anything is discarded
     clips = _open_tables(out, config, set(shards), overwrite)
     found.notes.write(out)
     found.notes.log()
@@ -75,9 +86,12 @@ def curate(
     logger.info("%d files in %d shards, %d to do", len(files), len(shards), len(pending))
     if pending:
         predecessors = known_predecessors(out, shards, [stage.name for stage in scoring_stages(config)])
-        dataset = pipeline({name: shards[name] for name in pending}, predecessors, out, config, engine)
-        for _ in run_shards(dataset, "curation", len(shards) - len(pending), len(shards), progress):
-            pass  # what the stages find out goes to the tables
+        to_do = {name: shards[name] for name in pending}
+        stages = _left(to_do, out, config)
+        dataset = pipeline(to_do, predecessors, out, config, stages, engine)
+        with room("curation", needs(stages, config, engine)):
+            for _ in run_shards(dataset, "curation", len(shards) - len(pending), len(shards), progress):
+                pass  # what the stages find out goes to the tables
     if lost := clips.pending(shards):
         raise RuntimeError(
             f"{len(lost)} of {len(shards)} shards were lost: their workers died (out of memory, a lost node) or could "
@@ -100,11 +114,12 @@ def pipeline(
     predecessors: dict[str, list[str]],
     out: str,
     config: CurationConfig,
+    stages: Sequence[ScoringStage],
     engine: Callable[[TextEngineConfig], TextEngine],
 ) -> "Dataset":
     """The whole of curation: one row a shard through every stage; what they find out goes straight to `out`.
 
-    `predecessors` are the shards that each one may inherit from.
+    `predecessors` are the shards that each one may inherit from, `stages` those that have something left to do.
 
     Raises UserError for an engine that is needed and not there.
     """
@@ -112,8 +127,7 @@ def pipeline(
 
     # A CPU for decoding and optical flow, which run on one thread. Ray fuses neighbours that ask for the same.
     cpu: Any = {"num_cpus": config.cpus_per_task, "max_retries": config.max_retries}
-    rules, stages = Rules.of(config), scoring_stages(config)
-    names = [stage.name for stage in stages]
+    rules, names = Rules.of(config), [stage.name for stage in scoring_stages(config)]
     dataset: Dataset = ray.data.from_items(
         [
             {"shard": name, "files": pickle.dumps(files), "predecessors": predecessors[name]}
@@ -122,12 +136,10 @@ def pipeline(
         override_num_blocks=len(shards),  # a task for each shard, so the work is even and a crash costs one shard
     )
     dataset = map_tasks(dataset, "split", partial(split, out=out, config=config), **cpu)  # files -> clips; 1 shard -> 1
-    for place, stage in enumerate(stages):  # clips -> scores
-        common: Any = {"out": out, "stage": stage, "before": names[:place], "rules": rules}
+    for stage in stages:  # clips -> scores
+        common: Any = {"out": out, "stage": stage, "before": names[: names.index(stage.name)], "rules": rules}
         if not stage.costly:
             dataset = map_tasks(dataset, stage.name, load_score(**common), **cpu)
-        elif _scored(shards, common):
-            continue
         elif stage.pool:
             dataset = map_actors(dataset, stage.name, partial(load_score, **common), **stage.pool.reserved)
         elif stage.asked:  # 1 shard -> its clips -> 1 shard
@@ -139,12 +151,32 @@ def pipeline(
     return dataset
 
 
-def _scored(shards: Iterable[str], common: dict[str, Any]) -> bool:
-    """Whether a stage has nothing left to do, so that its actors and their GPUs are not even asked for."""
-    before = [*common["before"], "split"]
-    if any(stage_table(common["out"], name).pending(shards) for name in (*before, common["stage"].name)):
-        return False
-    return not any(ahead(partial(unscored, **common), shards))
+def needs(
+    stages: Sequence[ScoringStage],
+    config: CurationConfig,
+    engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine,
+) -> list[Need]:
+    """What these stages hold at once: the actors of all of them, and one task beside them; of an engine of others
+    nothing is known."""
+    found = [Need("curation", cpus=config.cpus_per_task, fields=("", "cpus_per_task", ""))]
+    for stage in stages:
+        if stage.pool:
+            found.append(stage.pool.need(f"curation.pools.{stage.name}"))
+        elif stage.asked and engine is vllm_engine:
+            found.append(stage.asked.engine.pool.need(f"curation.pools.{stage.name}_vllm"))
+    return found
+
+
+def _left(shards: Iterable[str], out: str, config: CurationConfig) -> list[ScoringStage]:
+    """The stages but for those with a model and nothing to do: their actors and GPUs are not even asked for."""
+    left, before, rules = list[ScoringStage](), list[str](), Rules.of(config)
+    for stage in scoring_stages(config):
+        tables = [stage_table(out, name) for name in (*before, "split", stage.name)]
+        looked = partial(unscored, out=out, stage=stage, before=tuple(before), rules=rules)
+        if not stage.costly or any(table.pending(shards) for table in tables) or any(ahead(looked, shards)):
+            left.append(stage)
+        before.append(stage.name)
+    return left
 
 
 def _open_tables(out: str, config: CurationConfig, shards: set[str], overwrite: bool) -> Table:

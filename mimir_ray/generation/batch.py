@@ -24,6 +24,7 @@ from mimir_ray.generation.index import forget_index, write_index
 from mimir_ray.generation.naming import located, name_of_runnable
 from mimir_ray.generation.prompts import BadLine, PromptList
 from mimir_ray.records import GenerationRequest
+from mimir_ray.room import find_room, room
 from mimir_ray.storage import Manifest, Table, absolute, ahead, join
 
 if TYPE_CHECKING:
@@ -71,9 +72,12 @@ def generate_batch(
         retry_quarantined: try again what failed before.
 
     Raises:
-        UserError: no checkpoint, one that cannot be run, or a table of another model or dtype.
+        UserError: no checkpoint, one that cannot be run, a table of another model or dtype, or a cluster without room
+            for the actors.
     """
     listed = prompts if isinstance(prompts, PromptList) else PromptList(list(enumerate(prompts, 1)))
+    if overwrite:
+        find_room("generation", config.needs())  # before anything is discarded
     table = Table(join(absolute(out), "generations"))
     model = name_of_runnable(checkpoint, config.runtime.lora)
     table.begin(_Identity(model=model, dtype=config.runtime.arithmetic), overwrite=overwrite)
@@ -89,7 +93,8 @@ def generate_batch(
     if pending:
         videos = join(absolute(out), "videos")
         dataset = _pipeline([requests[shard] for shard in pending], checkpoint, table.uri, videos, config)
-        _watch(dataset, len(pending), on_progress)
+        with room("generation", config.needs()):
+            _watch(dataset, len(pending), on_progress)
     for shard in table.pending(requests):
         reason = (
             "the worker process died twice over this request (see its log); shrink the video or give it more memory"

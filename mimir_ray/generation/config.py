@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from mimir_ray.config import Config
 from mimir_ray.records import GenerationRequest
+from mimir_ray.room import Need
 
 
 class StageActors(Config):
@@ -99,6 +100,20 @@ class GenerationConfig(Config):
     decode: StageActors = StageActors()
     worker_restarts: int = Field(3, ge=0)
     """How often an actor that died is started again. A request whose actor died twice over it is quarantined."""
+
+    def needs(self) -> list[Need]:
+        """What the actors of a prompt list hold, the fewest that there may be."""
+        fields = ("min_actors", "num_cpus", "num_gpus")
+        stages = {"encode": self.encode, "denoise": self.denoise, "decode": self.decode}
+        return [
+            Need(f"generation.{name}", stage.min_actors, stage.num_cpus, stage.num_gpus, fields, self.without_gpu)
+            for name, stage in stages.items()
+        ]
+
+    @property
+    def without_gpu(self) -> str:
+        """What has to be set so that it computes without a GPU; empty where nothing has to be."""
+        return "generation.runtime.device=auto" if self.runtime.device == "cuda" else ""
 
     def request(self, prompt: str, model: str, seed: int | None = None) -> GenerationRequest:
         """The request that ``prompt`` means under these defaults."""

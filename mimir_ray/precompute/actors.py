@@ -3,6 +3,7 @@
 Only names and counts pass between them. Of a shard that is committed already only the rows that it lacks are encoded.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,9 +17,12 @@ from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.encode import latent_rows, llm_rows, t5_rows
 from mimir_ray.precompute.inputs import CaptionRow, ok_clips
 from mimir_ray.precompute.lengths import TruncatedCaptions, truncated_captions
+from mimir_ray.precompute.replacing import TableRun
+from mimir_ray.precompute.round_trip import check_round_trip
 from mimir_ray.precompute.rows import In, Key, complete
 from mimir_ray.precompute.shard_plan import PlannedShard
 from mimir_ray.precompute.sources import Sources
+from mimir_ray.precompute.summary import MEASURE
 from mimir_ray.records import Clip
 from mimir_ray.storage import Table, join
 
@@ -34,15 +38,21 @@ class LatentEncoder:
         self.data, self.config = data, config
         self.table = Table(join(data, "latents"))
         self.vae = load_vae(model, config.latents.num_gpus, tiling=config.vae_tiling, slicing=config.vae_slicing)
+        self.base = model.base
+        self.round_trip_db: float | None = None
 
     def __call__(self, facts: Facts) -> Facts:
-        return _complete(self.table, facts, self.inputs, self.encode)
+        done = _complete(self.table, facts, self.inputs, self.encode)
+        return done | {MEASURE: math.nan if self.round_trip_db is None else self.round_trip_db}
 
     def inputs(self, planned: PlannedShard) -> list[tuple[Key, Clip]]:
         return [((clip.clip_id,), clip) for clip in ok_clips(self.data, planned)]
 
     def encode(self, clips: Sequence[Clip]) -> list[Row]:
+        """Raises UserError where the VAE does not know such clips, which is found with the first of them."""
         with Sources(self.data, self.config.decode_timeout_s) as sources:
+            if self.round_trip_db is None:
+                self.round_trip_db = check_round_trip(clips, sources.read, self.vae, self.config, self.base)
             return latent_rows(clips, sources.read, self.vae, self.config)
 
 
@@ -101,6 +111,7 @@ def _complete(
     if facts[table.name]:
         planned = PlannedShard.of(facts)
         shard, predecessors, retry = planned.shard, facts["predecessors"], facts["retry"]
-        tried, encoded = complete(table, shard, predecessors, inputs(planned), encode, retry, upstream)
+        run = TableRun.of(facts, table.name)
+        tried, encoded = complete(table, shard, predecessors, inputs(planned), encode, retry, upstream, run)
     did = {"tried": tried, "encoded": encoded, "busy_s": time.perf_counter() - began_s}
     return facts | {f"{table.name}_{what}": much for what, much in did.items()}

@@ -24,6 +24,7 @@ from mimir_ray.precompute.components import load_llm_reader
 from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.inputs import CaptionRow
 from mimir_ray.precompute.outcomes import Retry
+from mimir_ray.precompute.replacing import TableRun
 from mimir_ray.precompute.rows import Key, complete, settled_rows
 from mimir_ray.precompute.shard_plan import PlannedShard
 from mimir_ray.storage import Table, join
@@ -95,13 +96,14 @@ class AnswerCollector:
         return facts | {"answers_tried": tried, "answers_encoded": encoded, "answers_busy_s": since}
 
     def _commit(self, facts: Row, answered: Mapping[Question, Row]) -> tuple[int, int]:
-        planned, predecessors, retry = PlannedShard.of(facts), facts["predecessors"], facts["retry"]
+        planned, run = PlannedShard.of(facts), TableRun.of(facts, "answers")
+        predecessors, retry = run.stays(planned.shard, facts["predecessors"], facts["retry"])
         wanted = keyed_captions(self._data, planned)
         stored = _stored(self._table, planned.shard, predecessors, [key for key, _ in wanted], retry)
         answers: dict[Question, list[int] | str] = {question: _outcome(row) for question, row in answered.items()}
         answers |= answered_questions(stored.items(), self._language, self._config)
         rows = partial(self._rows, answers)
-        return complete(self._table, planned.shard, predecessors, wanted, rows, retry, self._upstream)
+        return complete(self._table, planned.shard, predecessors, wanted, rows, retry, self._upstream, run)
 
     def _rows(self, answers: Mapping[Question, list[int] | str], captions: Sequence[CaptionRow]) -> list[Row]:
         return [self._row(answers, caption) for caption in captions]
@@ -116,7 +118,8 @@ class AnswerCollector:
 def _unanswered(facts: Row, data: str, model: ModelConfig, config: PrecomputeConfig) -> list[Question]:
     """Questions about the captions of a shard that neither it nor its predecessors answer."""
     table, wanted = Table(join(data, "answers")), keyed_captions(data, PlannedShard.of(facts))
-    shard, predecessors, retry, keys = facts["shard"], facts["predecessors"], facts["retry"], [key for key, _ in wanted]
+    shard, keys = facts["shard"], [key for key, _ in wanted]
+    predecessors, retry = TableRun.of(facts, "answers").stays(shard, facts["predecessors"], facts["retry"])
     settled = settled_rows(table, shard, predecessors, keys, retry, Table(join(data, "t5_tokens")))
     known = answered_questions(_stored(table, shard, predecessors, keys, retry).items(), model.language, config)
     texts = [caption["text"] for key, caption in wanted if key not in settled]

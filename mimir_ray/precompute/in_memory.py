@@ -7,7 +7,7 @@ until this process ends.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.lengths import truncated_captions
 from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
 from mimir_ray.records import SCHEMAS
+from mimir_ray.room import find_room
 from mimir_ray.storage import absolute
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,8 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
     encoded too.
 
     Raises:
-        UserError: curation is not finished, a model cannot be run, take the size or fit its GPU, or answers are to come
-            from an engine.
+        UserError: curation is not finished, a model cannot be run, take the size or fit its GPU, the cluster has no
+            room for the actors, or answers are to come from an engine.
     """
     import ray
 
@@ -95,6 +96,9 @@ def encode_in_memory(data: str, model: ModelConfig, config: PrecomputeConfig) ->
     data, model = absolute(data), model.located()
     check_model(model, config)
     keys, shards = table_keys(model, config), plan_shards(data, config.clips_per_shard)
+    for table in keys:  # one after another
+        pool = getattr(config, table)
+        find_room("encoding", [replace(pool.need(f"precompute.{table}"), count=min(pool.actors, len(shards)))])
     tables: dict[str, dict[str, Any]] = {}
     for table in keys:
         pool = getattr(config, table)

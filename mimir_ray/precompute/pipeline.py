@@ -1,12 +1,12 @@
 """`precompute`: the clips and captions of a data root become latents and token states, shard by shard, on Ray Data."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mimir_ray.config import Config
 from mimir_ray.dataflow import map_actors, run_shards, through_engine
 from mimir_ray.model.config import ModelConfig
 from mimir_ray.precompute.asking import AnswerCollector, ask, engine_config
@@ -15,9 +15,11 @@ from mimir_ray.precompute.config import PrecomputeConfig
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.lengths import TruncatedCaptions, keep_counts, kept_counts
 from mimir_ray.precompute.outcomes import Retry
+from mimir_ray.precompute.replacing import TableRun, open_table
 from mimir_ray.precompute.rows import survey
 from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
-from mimir_ray.precompute.summary import PrecomputeSummary
+from mimir_ray.precompute.summary import MEASURE, PrecomputeSummary
+from mimir_ray.room import Need, room
 from mimir_ray.storage import Table, absolute, account, find_predecessors, join
 from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
 
@@ -47,12 +49,14 @@ def precompute(
     that are no longer wanted go and those that are new are encoded. What failed because a video was away, or has
     changed, is tried again; ``retry_quarantined`` tries all again that could not be processed; every other row stays.
     ``overwrite`` replaces the tables that another configuration made, and only those. Where there are none it makes all
-    tables anew, shard by shard; but what an interrupted run has left to do comes first. ``progress`` gets the shards
-    done and their number. ``engine`` makes what writes the answers where that is not transformers.
+    tables anew; but what an interrupted run has left to do comes first. Either way a shard is replaced when its new
+    rows are there, and not before. ``progress`` gets the shards done and their number. ``engine`` makes what writes the
+    answers where that is not transformers.
 
     Raises:
-        UserError: curation is not finished, a table is of another configuration, the model cannot be run or cannot
-            take the size, or the engine is needed and not there.
+        UserError: curation is not finished, a table is of another configuration, the model cannot be run, cannot take
+            the size or does not know such videos, the cluster has no room for the actors, or the engine is needed and
+            not there.
         RuntimeError: shards that could not be encoded, by name; running again tries them again.
     """
     began_s = time.monotonic()
@@ -61,42 +65,55 @@ def precompute(
     shards = {planned.shard: planned for planned in plan_shards(data, config.clips_per_shard)}
     keys = table_keys(model, config)
     tables = {name: Table(join(data, name)) for name in keys}
-    emptied = [name for name, table in tables.items() if _begin(table, keys[name], overwrite)]
+    runs = {name: open_table(table, keys[name], overwrite) for name, table in tables.items()}
+    replacing = any(run.foreign or run.document for run in runs.values())
     retry: Retry = "quarantined" if retry_quarantined else "passing"
-    if overwrite and not emptied and not _interrupted(data, tables, list(shards.values())):
+    if overwrite and not replacing and not _interrupted(data, tables, list(shards.values())):
         logger.warning(
             "everything is encoded anew, and each shard replaced when its rows are there: a run that is stopped leaves "
             "the others as they are, and --overwrite begins again"
         )
         retry = "everything"
-    found = survey(data, tables, list(shards.values()), retry)
+    found = survey(data, tables, list(shards.values()), retry, runs)
     pending = found.pending
     waiting = ", ".join(f"{len(names)} for {name}" for name, names in pending.items())
     logger.info("precompute: %d shards, pending %s", len(shards), waiting)
     tried, encoded = dict.fromkeys(tables, 0), dict.fromkeys(tables, 0)
     busy_s: dict[str, float] = dict.fromkeys(tables, 0.0)
+    known = tables["latents"].manifest()
+    measured = dict(known.measured) if known and not runs["latents"].foreign else {}
     counts = kept_counts(tables["t5_tokens"], set(shards) - set(pending["t5_tokens"]))
     if todo := [shards[name] for name in sorted(set().union(*pending.values()))]:
-        dataset = plan(data, model, config, todo, pending, _find_predecessors(tables, shards), retry, engine)
-        for name in filter(pending.get, pending):
-            tables[name].reopen()
-        for facts in run_shards(dataset, "precompute", len(shards) - len(todo), len(shards), progress):
-            for name in tables:
-                tried[name] += int(facts.get(f"{name}_tried", 0))
-                encoded[name] += int(facts.get(f"{name}_encoded", 0))
-                busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
-            if truncated := facts.get("truncated_captions"):
-                counts[facts["shard"]] = TruncatedCaptions.model_validate_json(truncated)
-        left = {name: names for name, names in survey(data, tables, todo, "nothing").pending.items() if names}
+        dataset = plan(data, model, config, todo, pending, _find_predecessors(tables, shards), retry, runs, engine)
+        with room("precompute", needs(config, list(filter(pending.get, pending)), engine)):
+            for name in filter(pending.get, pending):
+                if not runs[name].document:  # one that is replaced stays what it is until the first shard is there
+                    tables[name].reopen()
+            for facts in run_shards(dataset, "precompute", len(shards) - len(todo), len(shards), progress):
+                for name in tables:
+                    tried[name] += int(facts.get(f"{name}_tried", 0))
+                    encoded[name] += int(facts.get(f"{name}_encoded", 0))
+                    busy_s[name] += float(facts.get(f"{name}_busy_s", 0.0))
+                if (found_db := facts.get(MEASURE)) and not math.isnan(found_db):
+                    measured[MEASURE] = found_db
+                if truncated := facts.get("truncated_captions"):
+                    counts[facts["shard"]] = TruncatedCaptions.model_validate_json(truncated)
+        still = {name: run.left(tables[name], keys[name]) for name, run in runs.items()}
+        left = {name: names for name, names in survey(data, tables, todo, "nothing", still).pending.items() if names}
         if left:
             listed = "; ".join(f"{name}: {', '.join(names[:5])} ({len(names)} in all)" for name, names in left.items())
             raise RuntimeError(
                 f"shards were given up ({listed}); Ray's log has the reason; run again to try them again"
             )
-    for table in tables.values():  # what was of use in them is in other shards now
+    for name, table in tables.items():  # what was of use in them is in other shards now
+        if not table.is_of(keys[name]):
+            runs[name].open(table)  # no shard had to be made for that
         table.drop(set(table.shards()) - set(shards))
     return PrecomputeSummary(
-        tables={name: table.finish(found.inputs[name]) for name, table in tables.items()},
+        tables={
+            name: table.finish(found.inputs[name], measured if name == "latents" else None)
+            for name, table in tables.items()
+        },
         accounts={name: account(table) for name, table in tables.items()},
         clips=found.inputs["latents"],
         truncated=keep_counts(tables["t5_tokens"], counts, partial(load_t5_tokenizer, model), text_length(model)),
@@ -116,6 +133,7 @@ def plan(
     pending: Mapping[str, Sequence[str]],
     predecessors: Mapping[str, Sequence[str]],
     retry: Retry,
+    runs: Mapping[str, TableRun],
     engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine,
 ) -> "ray.data.Dataset":
     """The whole pipeline: shards -> VAE -> T5 -> LLM, each stage one pool of actors that hold one encoder each.
@@ -131,8 +149,7 @@ def plan(
     todo = {table: set(names) for table, names in pending.items()}
     dataset: ray.data.Dataset = ray.data.from_items(  # one row, and one block, a shard: stages overlap shard by shard
         [
-            planned.row()
-            | {"predecessors": list(predecessors[planned.shard]), "retry": retry}
+            shard_facts(planned, predecessors[planned.shard], retry, runs)
             | {table: planned.shard in todo[table] for table in pending}
             for planned in shards
         ],
@@ -154,15 +171,27 @@ def plan(
     return dataset
 
 
-def _begin(table: Table, key: Config, overwrite: bool) -> bool:
-    """Open a table for this run. Returns whether what another configuration had made was removed for that."""
-    before = set(table.shards())
-    table.begin(key, overwrite)
-    if gone := before - set(table.shards()):
-        logger.warning(
-            "%s: its %d shards were of another configuration and are gone; they are made anew", table.uri, len(gone)
-        )
-    return bool(gone)
+def needs(
+    config: PrecomputeConfig,
+    tables: Sequence[str],
+    engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine,
+) -> list[Need]:
+    """What the stages that make these tables hold at once; of an engine of others nothing is known."""
+    found = [getattr(config, name).need(f"precompute.{name}") for name in tables if name != "answers"]
+    if "answers" in tables and engine is vllm_engine:
+        # Beside its GPUs, a task of Ray's own between us and the engine.
+        found += [config.vllm.need("precompute.vllm"), Need("precompute.vllm", cpus=1.0, fields=("", "", ""))]
+    return found
+
+
+def shard_facts(
+    planned: PlannedShard, predecessors: Sequence[str], retry: Retry, runs: Mapping[str, TableRun]
+) -> dict[str, Any]:
+    """What every stage is told of a shard."""
+    facts = planned.row() | {"predecessors": list(predecessors), "retry": retry}
+    for name, run in runs.items():
+        facts |= run.facts(name, [planned.shard, *predecessors])
+    return facts
 
 
 def _interrupted(data: str, tables: Mapping[str, Table], shards: Sequence[PlannedShard]) -> bool:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from mimir_ray.dataflow import Row
 from mimir_ray.precompute.inputs import clip_ids, ok_captions
 from mimir_ray.precompute.outcomes import Retry, stays
+from mimir_ray.precompute.replacing import TableRun
 from mimir_ray.precompute.shard_plan import PlannedShard
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import READERS, Table
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 Key = tuple[Any, ...]
 In = TypeVar("In")
 
+NEW = TableRun()
 _CAPTION = ("clip_id", "kind", "text")
 KEYS: dict[str, tuple[str, ...]] = {
     "latents": ("clip_id",),
@@ -49,9 +51,20 @@ class Survey:
     holds."""
 
 
-def survey(data: str, tables: Mapping[str, Table], shards: Sequence[PlannedShard], retry: Retry) -> Survey:
-    """Compare the tables with what curation left, shard by shard; only keys, statuses and reasons are read."""
+def survey(
+    data: str,
+    tables: Mapping[str, Table],
+    shards: Sequence[PlannedShard],
+    retry: Retry,
+    runs: Mapping[str, TableRun] | None = None,
+) -> Survey:
+    """Compare the tables with what curation left, shard by shard; only keys, statuses and reasons are read.
+
+    Shards that are foreign to the ``runs`` count as missing.
+    """
     committed = {name: set(table.shards()) for name, table in tables.items()}
+    for name, run in (runs or {}).items():
+        committed[name] -= set(run.foreign)
     inputs: Counter[str] = Counter(dict.fromkeys(tables, 0))
     pending: dict[str, list[str]] = {name: [] for name in tables}
     with ThreadPoolExecutor(READERS) as readers:
@@ -97,6 +110,7 @@ def complete(
     encode: Callable[[Sequence[In]], list[Row]],
     retry: Retry,
     upstream: Table | None = None,
+    run: TableRun = NEW,
 ) -> tuple[int, int]:
     """Commit a shard: its settled rows, and the rest encoded, in the order of the inputs. Returns how many of these
     last were tried, and how many of them are ok.
@@ -105,11 +119,13 @@ def complete(
         predecessors: shards that may hold rows of the same inputs.
         upstream: the table that can lack what this one is made of.
     """
+    predecessors, retry = run.stays(shard, predecessors, retry)
     there = settled_rows(table, shard, predecessors, [key for key, _ in wanted], retry, upstream)
     fresh = encode([item for key, item in wanted if key not in there])
     left = iter(fresh)
     rows = [there[key] if key in there else next(left) for key, _ in wanted]
-    table.commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS[table.name]))
+    run.open(table)
+    table.commit(shard, pa.Table.from_pylist(rows, schema=SCHEMAS[table.name]), run.stamp)
     return len(fresh), sum(row["status"] == "ok" for row in fresh)
 
 

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 
+MEASURE = "round_trip_psnr_db"
+"""What the manifest of `latents` calls how well the VAE gives clips back."""
+
+
 class PrecomputeSummary(Config):
     """The account of a precompute, by table."""
 
@@ -42,6 +46,12 @@ class PrecomputeSummary(Config):
         return {why: count for why, count in self.accounts["latents"].quarantined.items() if why.startswith(PASSING)}
 
     @property
+    def round_trip_db(self) -> float | None:
+        """PSNR of the first clips after encoding and decoding; None where none was looked at."""
+        latents = self.tables.get("latents")
+        return None if latents is None else latents.measured.get(MEASURE)
+
+    @property
     def nothing(self) -> str:
         """Why there is nothing to train on, for people; empty where something is encoded or nothing was to be."""
         for name, counts in self.accounts.items():
@@ -66,6 +76,8 @@ def render(summary: PrecomputeSummary) -> "Group":
         written = f"no row was new, and {summary.shards_written:,} of the shards were put together anew"
         done = written if summary.shards_written else "all of it was there before"
     lines = [f"{summary.seconds:.1f} s; {done}"]
+    if summary.round_trip_db is not None:
+        lines.append(f"the VAE gives the first clips back at {summary.round_trip_db:.1f} dB PSNR")
     if summary.truncated.captions:
         lines.append(str(summary.truncated))
     if passing := summary.passing:

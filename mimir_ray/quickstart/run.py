@@ -117,7 +117,8 @@ def _encoded(summary: PrecomputeSummary) -> str:
 def _take_own(videos: Path, data: str, recipe: Recipe, stage: RunningStage) -> Funnel:
     """Curate and encode the user's own videos under a data root of their own."""
     curated = curate([str(videos)], data, recipe.curation, progress=stage)
-    encoded = precompute(data, recipe.model, recipe.precompute, progress=stage)
+    config = recipe.precompute.model_copy(update={"least_psnr_db": None})  # which is why nothing is trained on them
+    encoded = precompute(data, recipe.model, config, progress=stage)
     reused = curated.shards_reused == curated.shards and not any(encoded.rows_tried.values())
     outcome = f"{_account(curated)}; {_encoded(encoded)}; not trained on"
     stage.did(outcome, reused=reused, detail=render(curated))

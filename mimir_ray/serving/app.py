@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mimir_ray.config import UserError, from_dict
 from mimir_ray.generation.naming import located, name_of_runnable
-from mimir_ray.serving.config import ServingConfig
+from mimir_ray.room import room
+from mimir_ray.serving.config import LIGHT_CPUS, ServingConfig
 from mimir_ray.serving.deployments import Denoiser, FrameDecoder, PromptEncoder
 from mimir_ray.serving.stages import CheckpointStages, Stages
 from mimir_ray.serving.video_jobs import VideoJobs
@@ -76,7 +77,7 @@ def application(config: ServingConfig, stages: Stages | None = None) -> "Applica
     encoder = serve.deployment(**config.encoder.options("PromptEncoder"))(PromptEncoder).bind(stages)
     denoiser = serve.deployment(**config.denoiser.options("Denoiser"))(Denoiser).bind(stages)
     decoder = serve.deployment(**config.decoder.options("FrameDecoder"))(FrameDecoder).bind(stages, config.out)
-    light: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 1000}
+    light: dict[str, Any] = {"ray_actor_options": {"num_cpus": LIGHT_CPUS}, "max_ongoing_requests": 1000}
     jobs = serve.deployment(name="VideoJobs", num_replicas=1, **light)(VideoJobs)
     ingress = serve.deployment(name="VideosApi", num_replicas=config.ingress_replicas, **light)(
         serve.ingress()(VideosApi)
@@ -88,14 +89,26 @@ def start(config: ServingConfig, stages: Stages | None = None) -> str:
     """Serve on ``config.host:port`` of an initialised Ray and return the URL once requests are answered.
 
     Raises:
-        UserError: no checkpoint, a port that is taken, or a machine on which Ray Serve does not start.
+        UserError: no checkpoint, a port that is taken, a cluster without room for the replicas, or a machine on which
+            Ray Serve does not start.
     """
+    began = time.monotonic()
+    app = application(config, stages)
+    check_port(config)
+    with room("serving", config.needs()):
+        _deploy(app, config)
+    host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
+    url = f"http://{host}:{config.port}"
+    logger.info("ready at %s after %.1f s", url, time.monotonic() - began)
+    return url
+
+
+def _deploy(app: "Application", config: ServingConfig) -> None:
+    """Start Serve and the replicas; returns when requests are answered."""
     from ray import serve
     from ray.exceptions import RayError
 
     began = time.monotonic()
-    app = application(config, stages)
-    check_port(config)
     try:
         serve.start(http_options={"host": config.host, "port": config.port}, logging_config={"log_level": "WARNING"})
     except (RayError, TimeoutError) as error:
@@ -104,10 +117,6 @@ def start(config: ServingConfig, stages: Stages | None = None) -> str:
             "keeps this machine busy, see that it has memory left, and try again; Ray's logs say more"
         ) from error
     serve.run(app, name=APP_NAME, route_prefix="/", blocking=False)
-    host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
-    url = f"http://{host}:{config.port}"
-    logger.info("ready at %s after %.1f s", url, time.monotonic() - began)
-    return url
 
 
 def run(config: ServingConfig) -> None:

@@ -6,6 +6,10 @@ from pydantic import Field, model_validator
 
 from mimir_ray.config import Config
 from mimir_ray.generation.config import GenerationConfig
+from mimir_ray.room import Need
+
+LIGHT_CPUS = 0.1
+"""CPUs of a replica that computes nothing: of the part that answers HTTP, and of the list of jobs."""
 
 
 class StageDeployment(Config):
@@ -97,6 +101,19 @@ class ServingConfig(EndpointConfig):
     """A MimirPipeline or CogVideoX checkpoint: a directory or a hub id."""
     generation: GenerationConfig
     """What a request that names only its prompt means, and how the model computes."""
+
+    def needs(self) -> list[Need]:
+        """What the replicas hold, the fewest that there may be."""
+        fields, without_gpu = ("min_replicas", "num_cpus", "num_gpus"), self.generation.without_gpu
+        stages = {"encoder": self.encoder, "denoiser": self.denoiser, "decoder": self.decoder}
+        return [
+            *(
+                Need(f"serving.{name}", stage.min_replicas, stage.num_cpus, stage.num_gpus, fields, without_gpu)
+                for name, stage in stages.items()
+            ),
+            Need("serving", self.ingress_replicas, LIGHT_CPUS, fields=("ingress_replicas", "", "")),
+            Need("the list of jobs", cpus=LIGHT_CPUS, fields=("", "", "")),
+        ]
 
     @model_validator(mode="after")
     def _a_bare_prompt_is_allowed(self) -> Self:

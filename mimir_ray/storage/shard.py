@@ -20,10 +20,11 @@ from mimir_ray.storage.files import filesystem
 GROUP_BYTES = 4 * 2**20
 """Uncompressed size that a group of rows aims at; a larger row is a group of its own."""
 _SMALL = b"mimir_ray.small_columns"
+_STAMP = b"mimir_ray.stamp"
 
 
-def encode_shard(rows: pa.Table) -> pa.Buffer:
-    """The bytes of a Parquet file that holds ``rows``."""
+def encode_shard(rows: pa.Table, stamp: str = "") -> pa.Buffer:
+    """The bytes of a Parquet file that holds ``rows``, and a ``stamp`` that says what made them."""
     light = [field.name for field in rows.schema if not _holds_binary(field.type)]
     group = max(1, GROUP_BYTES * rows.num_rows // max(1, rows.nbytes))
     sink = pa.BufferOutputStream()
@@ -43,6 +44,8 @@ def encode_shard(rows: pa.Table) -> pa.Buffer:
         writer.write_table(rows, row_group_size=group)
         if rows.num_rows > group and len(light) < rows.num_columns:
             writer.add_key_value_metadata({_SMALL: base64.b64encode(_to_ipc(rows.select(light)))})
+        if stamp:
+            writer.add_key_value_metadata({_STAMP: stamp.encode()})
     return sink.getvalue()
 
 
@@ -54,6 +57,12 @@ class Shard:
         self._system, self._path = filesystem(uri)
         with self._system.open_input_file(self._path) as source:
             self._footer = pq.read_metadata(source)
+
+    @property
+    def stamp(self) -> str:
+        """What it was marked with; empty where with nothing."""
+        stamp: bytes = (self._footer.metadata or {}).get(_STAMP, b"")
+        return stamp.decode()
 
     @cached_property
     def starts(self) -> tuple[int, ...]:

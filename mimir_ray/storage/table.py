@@ -3,18 +3,18 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from mimir_ray.config import Config, UserError, differences, fingerprint
-from mimir_ray.records import SCHEMAS, STATUSES, VERSIONS
+from mimir_ray.records import SCHEMAS, VERSIONS
 from mimir_ray.storage.ahead import ahead
+from mimir_ray.storage.conform import conform
 from mimir_ray.storage.files import (
     absolute,
     content_id,
@@ -55,6 +55,8 @@ class Manifest(Config):
     """Content id of the sorted shard names: the table is finished only while exactly these are committed."""
     seconds: float
     """Wall time of the run that finished the table, from ``begin`` to ``finish``."""
+    measured: dict[str, float] = {}
+    """What the stage measured of the whole, by name."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,18 @@ class Table:
         for _ in ahead(self._delete, [f"{shard}.parquet" for shard in sorted(stale)]):
             pass
 
-    def commit(self, shard: str, rows: pa.Table) -> None:
+    def commit(self, shard: str, rows: pa.Table, stamp: str = "") -> None:
         """Publish every row of a shard at once; committing the same shard again replaces it.
+
+        ``stamp`` is kept with it, and says which configuration made it (``foreign``).
 
         Raises ValueError where the columns, their types, the statuses or the reasons are not what the schema and the
         accounting need.
         """
         if self.schema is None:
             raise ValueError(f"{self.name} is no known table; give it a schema or use one of {', '.join(SCHEMAS)}")
-        checked = _conform(rows, self.schema, f"shard {shard} of {self.name}")
-        write_bytes(self._file(f"{_checked(shard)}.parquet"), encode_shard(checked))
+        checked = conform(rows, self.schema, f"shard {shard} of {self.name}")
+        write_bytes(self._file(f"{_checked(shard)}.parquet"), encode_shard(checked, stamp))
 
     def open(self, shard: str) -> Shard:
         """One committed shard, of which only the footer is read at once. Raises FileNotFoundError."""
@@ -147,13 +151,7 @@ class Table:
         With ``overwrite`` such a table is emptied instead.
         """
         try:
-            if exists(self._file("_run.json")):
-                self._refuse_other(read_json(self._file("_run.json")), config)
-            elif committed := self.shards():
-                raise UserError(
-                    f"{self.uri} holds {len(committed)} shards of unknown configuration (its _run.json is missing); "
-                    "pass --overwrite to replace them or choose another --out"
-                )
+            self._check(config)
         except UserError:
             if not overwrite:
                 raise
@@ -162,22 +160,56 @@ class Table:
         for leftover in self._files():
             if leftover.startswith(".") and leftover.endswith(".tmp"):
                 self._delete(leftover)
-        write_json(
-            self._file("_run.json"),
-            {
-                "schema_version": self.version,
-                "columns": None if self.schema is None else self.schema.names,
-                "fingerprint": fingerprint(config),
-                "began_unix_s": time.time(),
-                "config": config.model_dump(mode="json"),
-            },
-        )
+        write_json(self._file("_run.json"), self.document(config, replacing=self._replacing()))
+
+    def document(self, config: Config, *, replacing: bool) -> dict[str, Any]:
+        """What an open table says of the configuration that makes it.
+
+        Args:
+            replacing: whether shards of another one may still be there, which a run replaces as its own are made.
+        """
+        return {
+            "schema_version": self.version,
+            "columns": None if self.schema is None else self.schema.names,
+            "fingerprint": fingerprint(config),
+            "began_unix_s": time.time(),
+            "config": config.model_dump(mode="json"),
+            "replacing": replacing,
+            "stamp": self.stamp(config),
+        }
+
+    def stamp(self, config: Config) -> str:
+        """What shards are marked with that a configuration made."""
+        columns = [] if self.schema is None else self.schema.names
+        return content_id(str(self.version), *columns, fingerprint(config))
+
+    def is_of(self, config: Config) -> bool:
+        """Whether the table is open for a configuration, or new."""
+        try:
+            self._check(config)
+        except UserError:
+            return False
+        return True
+
+    def foreign(self, config: Config) -> frozenset[str]:
+        """The committed shards that another configuration made. Shards themselves are looked at where a run was stopped
+        that replaced them; there, those of a mimir that marked none count as another's."""
+        shards = self.shards()
+        if not self._replacing():
+            return frozenset(() if self.is_of(config) else shards)
+        stamps = ahead(lambda shard: self.open(shard).stamp, shards)
+        return frozenset(shard for shard, stamp in zip(shards, stamps, strict=True) if stamp != self.stamp(config))
+
+    def replace(self, document: Mapping[str, Any]) -> None:
+        """Open the table for the configuration of a ``document``, by which its shards are about to be replaced."""
+        self.reopen()
+        write_json(self._file("_run.json"), dict(document))
 
     def reopen(self) -> None:
         """Take back the claim that the table is finished: committed shards are about to be replaced."""
         self._delete("_manifest.json")
 
-    def finish(self, inputs: int) -> Manifest:
+    def finish(self, inputs: int, measured: Mapping[str, float] | None = None) -> Manifest:
         """Count the committed rows shard by shard and write the manifest; a table already finished is left alone.
 
         Raises AccountingError unless ``inputs`` equals the number of rows, in which case no manifest is written.
@@ -212,8 +244,11 @@ class Table:
             shards=len(shards),
             shards_id=content_id(*shards),
             seconds=max(0.0, time.time() - run["began_unix_s"]),
+            measured=dict(measured or {}),
         )
         write_json(self._file("_manifest.json"), manifest.model_dump(mode="json"))
+        if run.get("replacing"):
+            write_json(self._file("_run.json"), run | {"replacing": False})
         return manifest
 
     def manifest(self) -> Manifest | None:
@@ -223,8 +258,25 @@ class Table:
         manifest = Manifest.model_validate(read_json(self._file("_manifest.json")))
         return manifest if manifest.shards_id == content_id(*self.shards()) else None
 
+    def _replacing(self) -> bool:
+        run = self._file("_run.json")
+        return exists(run) and bool(read_json(run).get("replacing"))
+
+    def _check(self, config: Config) -> None:
+        if exists(self._file("_run.json")):
+            self._refuse_other(read_json(self._file("_run.json")), config)
+        elif committed := self.shards():
+            raise UserError(
+                f"{self.uri} holds {len(committed)} shards of unknown configuration (its _run.json is missing); "
+                "pass --overwrite to replace them or choose another --out"
+            )
+
     def _refuse_other(self, run: dict[str, Any], config: Config) -> None:
-        remedy = f"Pass --overwrite to replace its {len(self.shards())} shards, choose another --out, or"
+        shards = self.shards()
+        remedy = f"Pass --overwrite to replace its {len(shards)} shards, choose another --out, or"
+        if run.get("replacing"):
+            done = sum(stamp == run["stamp"] for stamp in ahead(lambda shard: self.open(shard).stamp, shards))
+            remedy = f"(An overwrite that was stopped has replaced {done} of its {len(shards)} shards.) {remedy}"
         if run["schema_version"] != self.version:
             raise UserError(
                 f"{self.uri} holds version {run['schema_version']} of the table {self.name}, and this mimir makes "
@@ -263,27 +315,3 @@ def _checked(shard: str) -> str:
             f"{shard!r} cannot name a shard: use letters, digits, '.', '_' and '-', starting with a letter or digit"
         )
     return shard
-
-
-def _conform(rows: pa.Table, schema: pa.Schema, what: str) -> pa.Table:
-    """``rows`` in the order and types of ``schema``; only lossless casts are made."""
-    missing = [name for name in schema.names if name not in rows.column_names]
-    extra = [name for name in rows.column_names if name not in schema.names]
-    if missing or extra:
-        raise ValueError(f"{what}: missing columns {missing}, unknown columns {extra}; the schema has {schema.names}")
-    for field in schema:
-        if not field.nullable and rows[field.name].null_count:
-            raise ValueError(f"{what}: {rows[field.name].null_count} rows have no {field.name}")
-    try:
-        table = rows.select(schema.names).cast(schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{what}: {error}") from None
-    unknown = set(pc.unique(table["status"]).to_pylist()) - set(STATUSES)
-    if unknown:
-        raise ValueError(f"{what}: status {sorted(unknown)}; it must be one of {', '.join(STATUSES)}")
-    ok = pc.equal(table["status"], "ok")
-    unexplained = pc.not_equal(ok, pc.equal(table["reason"], ""))
-    if pc.any(unexplained).as_py():
-        row = table.filter(unexplained).slice(0, 1).select([schema.names[0], "status", "reason"]).to_pylist()[0]
-        raise ValueError(f"{what}: {row}: an ok row has an empty reason and every other row has one")
-    return table

@@ -6,34 +6,43 @@ from typing import Any
 
 from mimir_ray.config import UserError
 from mimir_ray.model.config import ModelConfig
+from mimir_ray.room import Need, find_room, may_fit, room
 from mimir_ray.storage import filesystem
 from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.data.samples import TrainingData
 from mimir_ray.training.job import Job
-from mimir_ray.training.reporting.validation import require_room
 from mimir_ray.training.reporting.validator import Validator
 from mimir_ray.training.sizing.capacity import check_fits, cluster_nodes
 from mimir_ray.training.state.run import CHECKPOINTS
 
 
 def check_workers(config: TrainingConfig) -> bool:
-    """Whether the workers get GPUs. Raises UserError for too few CPUs or GPUs, for which Ray would wait for ever."""
-    import ray
-
-    cluster: Any = ray
-    resources = cluster.cluster_resources()
-    gpu = _use_gpu(config, resources)
-    workers = config.min_workers or config.workers
-    require_room(
-        config.validation,
-        cpus=resources.get("CPU", 0) - (0 if gpu else workers),
-        gpus=resources.get("GPU", 0) - (workers if gpu else 0),
-    )
+    """Whether the workers get GPUs. Raises UserError where the cluster has no room for them and the validation."""
+    gpu = config.device == "cuda" or (config.device == "auto" and may_fit(needs(config, gpu=True)[:1]))
+    find_room("training", needs(config, gpu=gpu))
     return gpu
 
 
+def needs(config: TrainingConfig, *, gpu: bool) -> list[Need]:
+    """What a run holds at once: its workers, or the fewest of them, and a validation beside them."""
+    fields = ("min_workers" if config.min_workers else "workers", "", "")
+    count = config.min_workers or config.workers
+    without_gpu = "training.device=auto" if config.device == "cuda" else ""
+    each: dict[str, Any] = {"gpus": 1.0, "without_gpu": without_gpu} if gpu else {"cpus": 1.0}
+    found = [Need("training", count, fields=fields, **each)]
+    if (validation := config.validation).every:
+        fields = ("", "num_cpus", "num_gpus")
+        found.append(Need("training.validation", 1, validation.num_cpus, validation.num_gpus, fields))
+    return found
+
+
 def check_memory(data: TrainingData, model: ModelConfig, config: TrainingConfig, *, gpu: bool) -> None:
-    """Whether the machines' memory holds what the largest samples take: raises UserError or warns (``check_fits``)."""
+    """Whether the machines' memory holds what the largest samples take: raises UserError or warns (``check_fits``).
+
+    Nothing is known of machines that are yet to come.
+    """
+    if find_room("training", needs(config, gpu=gpu)):
+        return
     check_fits(model, config, max(data.buckets, key=math.prod), cluster_nodes(), gpu=gpu)
 
 
@@ -88,7 +97,8 @@ def fit(
         validation_config=validator and _validation_config(validator),
     )
     try:
-        result: Any = trainer.fit()
+        with room("training", needs(config, gpu=gpu)):
+            result: Any = trainer.fit()
         outcome = result.return_value
     except ray.train.TrainingFailedError as error:
         if (mistake := _mistake_in(error)) is not None:
@@ -112,22 +122,6 @@ def _validation_config(validator: Any) -> Any:
 
     # It only waits for a task that has what it needs. If its machine goes, Ray starts it again elsewhere.
     return ValidationConfig(fn=validator, ray_remote_kwargs={"num_cpus": 0, "max_retries": -1})
-
-
-def _use_gpu(config: TrainingConfig, resources: dict[str, float]) -> bool:
-    """Whether the workers get GPUs. Raises UserError where there are too few: Ray would wait for ever."""
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    name = "min_workers" if config.min_workers else "workers"
-    need = config.min_workers or config.workers
-    gpu = config.device == "cuda" or (config.device == "auto" and gpus >= need)
-    kind, have = ("GPU", gpus) if gpu else ("CPU", cpus)
-    if have < need:
-        raise UserError(
-            f"training.{name}={need} need a {kind} each and this Ray cluster has {have}; "
-            + (f"set training.{name}={have}" if have else f"add a {kind} to the cluster")
-            + (", or set training.device=auto" if config.device == "cuda" else "")
-        )
-    return gpu
 
 
 def _mistake_in(error: BaseException) -> UserError | None:

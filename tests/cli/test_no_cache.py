@@ -28,6 +28,7 @@ def assignments(root: Path) -> list[str]:
         f"model.llm={model.llm}",
         "model.language.max_new_tokens=6",
         "precompute.answers=2",
+        "precompute.least_psnr_db=null",
         "precompute.latents.actors=2",
         "training.steps=6",
         "training.batch_size=4",

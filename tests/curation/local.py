@@ -10,7 +10,7 @@ import pytest
 from mimir_ray.curation import CurationConfig, CurationSummary, curate
 from mimir_ray.curation.rules import Rules
 from mimir_ray.curation.sources import SourceFile, discover
-from mimir_ray.curation.stages import judge, score, scoring_stages, split
+from mimir_ray.curation.stages import ScoringStage, judge, score, scoring_stages, split
 from mimir_ray.curation.tables import outcome_table, rows_of
 from mimir_ray.dataflow import Row
 from mimir_ray.vllm import TextEngine, TextEngineConfig, vllm_engine
@@ -40,6 +40,7 @@ class LocalPipeline:
     predecessors: dict[str, list[str]]
     out: str
     config: CurationConfig
+    stages: Sequence[ScoringStage] = ()
     engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine
 
     def iter_rows(self) -> Iterator[Row]:

@@ -122,6 +122,7 @@ def test_ten_thousand_clips(tmp_path: Path) -> None:
         height=16,
         width=16,
         clips_per_shard=512,
+        least_psnr_db=None,
         latents=ActorPool(batch=64),
         t5_tokens=ActorPool(batch=256),
         llm_tokens=ActorPool(batch=256),

@@ -158,7 +158,7 @@ def test_an_overwrite_that_is_stopped_goes_on_and_loses_no_other_table(
 
     with pytest.raises(InterruptedError):
         precompute(str(data), model, other, overwrite=True, progress=stop)
-    assert "llm_tokens: its 2 shards were of another configuration and are gone" in caplog.text
+    assert "llm_tokens: 2 of its 2 shards are of another configuration; each is replaced when" in caplog.text
     summary = precompute(str(data), model, other, overwrite=True)  # the same command again
     assert summary.rows_tried["latents"] == summary.rows_tried["t5_tokens"] == 0
     assert {shard: file_of(data, "latents", shard) for shard in latents} == latents

@@ -16,6 +16,8 @@ from mimir_ray.precompute import PrecomputeConfig, PrecomputeSummary, precompute
 from mimir_ray.precompute.actors import LatentEncoder, LLMEncoder, T5Encoder
 from mimir_ray.precompute.keys import table_keys
 from mimir_ray.precompute.outcomes import Retry
+from mimir_ray.precompute.pipeline import shard_facts
+from mimir_ray.precompute.replacing import TableRun
 from mimir_ray.precompute.shard_plan import PlannedShard, plan_shards
 from mimir_ray.records import SCHEMAS
 from mimir_ray.storage import Table, file_id
@@ -30,6 +32,7 @@ CONFIG = PrecomputeConfig(
     width=64,
     answers=2,
     clips_per_shard=2,
+    least_psnr_db=None,  # random weights give nothing back
     latents=ActorPool(batch=3),
     llm_tokens=ActorPool(batch=4),
 )
@@ -147,6 +150,7 @@ class LocalPlan:
     pending: Mapping[str, Sequence[str]]
     predecessors: Mapping[str, Sequence[str]]
     retry: Retry
+    runs: Mapping[str, TableRun]
     engine: Callable[[TextEngineConfig], TextEngine] = vllm_engine
 
     def iter_rows(self) -> Iterator[dict[str, Any]]:
@@ -154,7 +158,7 @@ class LocalPlan:
         classes = {"latents": LatentEncoder, "t5_tokens": T5Encoder, "llm_tokens": LLMEncoder}
         encoders = [classes[name](self.data, self.model, self.config) for name, names in self.pending.items() if names]
         for planned in self.shards:
-            row = planned.row() | {"predecessors": list(self.predecessors[planned.shard]), "retry": self.retry}
+            row = shard_facts(planned, self.predecessors[planned.shard], self.retry, self.runs)
             row |= {name: planned.shard in names for name, names in self.pending.items()}
             for encoder in encoders:
                 row = encoder(row)

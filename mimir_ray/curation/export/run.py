@@ -17,6 +17,7 @@ from mimir_ray.curation.export.folder import CAPTIONS_FILE, exports_table, remov
 from mimir_ray.curation.export.shard import export_shard, unfinished
 from mimir_ray.curation.tables import outcome_table
 from mimir_ray.dataflow import Row, map_tasks, run_shards
+from mimir_ray.room import Need, room
 from mimir_ray.storage import Table, absolute, ahead, exists, find_predecessors, join, upload
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ def export_clips(
     if pending:
         exports.reopen()
         dataset = pipeline({shard: predecessors[shard] for shard in pending}, out, folder, config)
-        for _ in run_shards(dataset, "export", len(shards) - len(pending), len(shards), progress):
-            pass  # what was written is in the table
+        with room("export", [Need("curation", cpus=config.cpus_per_task, fields=("", "cpus_per_task", ""))]):
+            for _ in run_shards(dataset, "export", len(shards) - len(pending), len(shards), progress):
+                pass  # what was written is in the table
     if lost := exports.pending(shards):
         raise RuntimeError(
             f"{len(lost)} of {len(shards)} shards were not exported: their workers died (out of memory, a lost node) "

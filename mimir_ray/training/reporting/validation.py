@@ -19,7 +19,7 @@ from mimir_ray.config import UserError
 from mimir_ray.generation.config import GenerationConfig
 from mimir_ray.jsonl import json_lines
 from mimir_ray.storage import exists, join, list_files, parent, read_bytes, write_bytes
-from mimir_ray.training.config import TrainingConfig, ValidationConfig
+from mimir_ray.training.config import TrainingConfig
 from mimir_ray.training.state.run import checkpoint_name
 
 _FOLDER, _INDEX = "validation", "index.jsonl"
@@ -134,18 +134,3 @@ def check_validation(config: TrainingConfig, generation: GenerationConfig | None
             "generation.runtime.device=cuda and training.validation.num_gpus=0: validation would see no GPU; set "
             "training.validation.num_gpus=1, or generation.runtime.device=auto"
         )
-
-
-def require_room(config: ValidationConfig, *, cpus: float, gpus: float) -> None:
-    """Raise UserError where a validation cannot have what it asks for beside the training: it would never start.
-
-    Args:
-        cpus, gpus: what the cluster has beside the training workers.
-    """
-    for kind, need, have in (("cpus", config.num_cpus, cpus), ("gpus", config.num_gpus, gpus)):
-        if config.every and need > have:
-            raise UserError(
-                f"training.validation.num_{kind}={need:g} and the training workers leave {have:g} of this Ray "
-                f"cluster's {kind.upper()[:-1]}s; lower it, take fewer training.workers, or set "
-                "training.validation.every=0"
-            )
