@@ -130,7 +130,7 @@ def shapes() -> Recipe:
             # Short captions teach the LLM branch; long ones keep what the base can do.
             caption_weights=CaptionWeights(long=2, short=3),
             ema_decay=0.995,  # two hundred steps: what batches of 16 shake loose evens out
-            checkpoint_every=400,
+            checkpoint_every=250,
         ),
         generation=GenerationConfig(
             num_frames=9,

@@ -110,7 +110,7 @@ REFUSED = [
     ("run.yaml", "curation:\n  text_area:\n    frames: 0", ["run.yaml:3: curation.text_area.frames is 0"]),
     ("run.yaml", "training:\n", ["run.yaml:1: training is null; it must be an object"]),
     ("run.yaml", "name: [1]", ["run.yaml:1: name is [1]; it must be a valid string"]),
-    ("run.yaml", "name: x\ntraining.steps.a: 1", ["run.yaml:2: cannot set training.steps.a: training.steps is 1000"]),
+    ("run.yaml", "name: x\ntraining.steps.a: 1", ["run.yaml:2: cannot set training.steps.a: training.steps is 2400"]),
     ("run.toml", "name = 2024-01-01", ["run.toml:1: name: only numbers, text, lists and mappings can be values"]),
     (
         "run.yaml",

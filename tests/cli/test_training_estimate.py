@@ -55,7 +55,7 @@ def test_a_narrow_terminal_cuts_no_figure(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_laptops_recipe_has_an_estimate_too() -> None:
     result = mimir("train", "--estimate")
     assert result.exit_code == 0
-    assert "shapes: 1,000 steps of 16" in result.stdout
+    assert "shapes: 2,400 steps of 16" in result.stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["--estimate"], ["--clips", "5"]], ids=str)
