@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.paths import require
+from mimir_ray.cli.paths import require, require_writable
 from mimir_ray.cli.verb import register
 from mimir_ray.console import results, silence_loading_bars, status
 
@@ -40,6 +40,7 @@ def export(
 ) -> None:
     """Write a checkpoint of a run in diffusers' layout, for `MimirPipeline.from_pretrained` and every verb here."""
     require(run, "RUN", "name what `mimir train --out` wrote")
+    require_writable(out or run, "--out")
 
     from mimir_ray.training.state.export import export_run
 
