@@ -34,7 +34,7 @@ def init(
     """Build a fresh Mimir: a CogVideoX base, a language model and a new token fuser, in diffusers layout.
 
     With model.fuser.null_condition=empty_prompt, and model.fuser.stabilizer=false or stabilizer_join=residual, it
-    generates exactly what its base generates.
+    generates exactly what its base generates. `mimir doctor` says what each recipe's base takes of a GPU.
     """
     model = load_recipe(recipe, assignments, files).model
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
