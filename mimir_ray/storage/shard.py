@@ -61,7 +61,8 @@ class Shard:
     @property
     def stamp(self) -> str:
         """What it was marked with; empty where with nothing."""
-        return (self._footer.metadata or {}).get(_STAMP, b"").decode()
+        stamp: bytes = (self._footer.metadata or {}).get(_STAMP, b"")
+        return stamp.decode()
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
