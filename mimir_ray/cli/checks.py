@@ -195,6 +195,23 @@ def shipped_weights() -> Iterator[Finding]:
             )
 
 
+def bases() -> Iterator[Finding]:
+    """What the bases for one's own videos take of a GPU, by the formulas behind `mimir train --estimate`."""
+    from mimir_ray.cli.training_estimate import gpu_gib
+    from mimir_ray.recipes import by_name
+
+    for name in ("mimir_2b", "mimir_5b"):
+        recipe = by_name(name)
+        alone = {"workers": 1, "accumulate": recipe.training.batch_size, "train": "lora"}
+        adapters = recipe.model_copy(update={"training": recipe.training.model_copy(update=alone)})
+        yield ok(
+            "base",
+            f"--recipe {name}, by formulas that no GPU has been held against: training takes {gpu_gib(recipe):.0f} GiB "
+            f"of each of its {recipe.training.workers} GPUs, and adapters alone on one GPU {gpu_gib(adapters):.0f} GiB "
+            f"(--set training.train=lora --set training.workers=1 --set training.accumulate={alone['accumulate']})",
+        )
+
+
 def ray_token() -> Iterator[Finding]:
     """Token authentication, which a local Ray turns on by itself and a remote client has to be told about."""
     mode = os.environ.get("RAY_AUTH_MODE", "")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mimir_ray.cli.options import Assignments, ConfigFiles, Overwrite, RayAddress, RecipeName, load_recipe
-from mimir_ray.cli.paths import require, require_checkpoint
+from mimir_ray.cli.paths import require, require_checkpoint, require_models, require_writable
 from mimir_ray.cli.verb import FAILED, register, report_mistake
 from mimir_ray.config import UserError
 from mimir_ray.console import progress_line, results, status
@@ -77,6 +77,9 @@ def curate(
     for source in sources:
         if not glob.has_magic(source):
             require(source, "the source", "name a folder of videos, a video file, a list or a glob")
+    require_writable(out, "--out")
+    if export is not None:
+        require_writable(export, "--export")
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.curation import curate as run
@@ -108,7 +111,7 @@ def report(
 
     The page needs no network and can be passed on. (To curate a folder that is called report, write ./report.)
     """
-    require(directory, "DIR", "write it with `mimir curate SOURCE... --out DIR`")
+    require_writable(require(directory, "DIR", "write it with `mimir curate SOURCE... --out DIR`"), "DIR")
 
     from mimir_ray.curation import write_report
 
@@ -151,12 +154,14 @@ def precompute(
     configuration = load_recipe(recipe, assignments, files)
     if data:
         require(data, "--data", "write it with `mimir curate SOURCE --out DATA`")
-    require_checkpoint(configuration.model.base)
     if estimate:
+        _require_described(configuration)
         _estimate(data, configuration, clips, gpu or "H100")
         return
     if clips or gpu:
         raise UserError("--clips and --gpu are for --estimate; without it everything is encoded: add it or drop them")
+    require_writable(data, "--data")
+    require_models(configuration.model)
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.precompute import precompute as run
@@ -176,6 +181,13 @@ def precompute(
     if summary.nothing:
         report_mistake(UserError(summary.nothing))
         raise typer.Exit(FAILED)
+
+
+def _require_described(recipe: "Recipe") -> None:
+    """Of what the recipes name the shapes ship here, and the hub need not be asked."""
+    from mimir_ray.model.published import described
+
+    require_checkpoint(described(recipe.model).base)
 
 
 def _estimate(data: str, recipe: "Recipe", clips: int | None, gpu: str) -> None:

@@ -24,6 +24,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     checks.decoders,
     checks.round_trip,
     checks.shipped_weights,
+    checks.bases,
     checks.ray_token,
     checks.ray_starts,
 )

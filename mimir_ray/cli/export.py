@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mimir_ray.cli.paths import require
+from mimir_ray.cli.paths import require, require_writable
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
 from mimir_ray.console import results, silence_loading_bars, status
@@ -51,6 +51,7 @@ def export(
     require(run, "RUN", "name what `mimir train --out` wrote")
     if unmerged and adapter:
         raise UserError("--unmerged is a whole model and --adapter a part of one: give one of them")
+    require_writable(out or run, "--out")
 
     from mimir_ray.training.export import export_run, hub
 

@@ -17,7 +17,7 @@ from mimir_ray.cli.options import (
     load_recipe,
     lora_assignments,
 )
-from mimir_ray.cli.paths import require_checkpoint, shipped_checkpoint
+from mimir_ray.cli.paths import require_checkpoint, require_writable, shipped_checkpoint
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
 from mimir_ray.console import progress_line, results, silence_loading_bars, status
@@ -72,11 +72,14 @@ def generate(
 
     One prompt runs in this process. A list runs on Ray; what is already generated is skipped.
     """
+    from mimir_ray.storage import parent
+
     if not prompt.strip():
         raise UserError("the prompt is empty: say in a sentence what the video is to show")
     kind = mimetypes.guess_type(_name(out))[0] or ""  # a directory such as runs/v1.2 has none
     if kind.startswith(("video/", "image/")) and not _is_mp4(out):
         raise UserError(f"--out {out!r}: videos are written as .mp4 files; name one, or a directory")
+    require_writable(parent(out)[0] if _is_mp4(out) else out, "--out")
     chosen = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance}
     given = [f"generation.{field}={value}" for field, value in chosen.items() if value is not None]
     configuration = load_recipe(recipe or "shapes", [*(assignments or []), *given, *lora_assignments(lora)], files)

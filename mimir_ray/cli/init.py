@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mimir_ray.cli.options import Assignments, ConfigFiles, RecipeName, load_recipe
-from mimir_ray.cli.paths import require_checkpoint
+from mimir_ray.cli.paths import require_models, require_writable
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
 from mimir_ray.console import results, silence_loading_bars
@@ -34,12 +34,13 @@ def init(
     """Build a fresh Mimir: a CogVideoX base, a language model and a new token fuser, in diffusers layout.
 
     With model.fuser.null_condition=empty_prompt, and model.fuser.stabilizer=false or stabilizer_join=residual, it
-    generates exactly what its base generates.
+    generates exactly what its base generates. `mimir doctor` says what each recipe's base takes of a GPU.
     """
     model = load_recipe(recipe, assignments, files).model
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {str(out)!r} exists and is not an empty directory; name a new directory")
-    require_checkpoint(model.base)
+    require_writable(str(out), "--out")
+    require_models(model)
 
     from mimir_ray.model.pipeline import MimirPipeline
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mimir_ray.cli.options import Assignments, ConfigFiles, RayAddress, load_recipe
-from mimir_ray.cli.paths import require, require_checkpoint
+from mimir_ray.cli.paths import require, require_models, require_writable
 from mimir_ray.cli.verb import register
 from mimir_ray.console import results
 
@@ -41,7 +41,8 @@ def quickstart(
     if videos is not None:
         require(str(videos), "--videos", "name a folder of video files")
     recipe = load_recipe("shapes", assignments, files)
-    require_checkpoint(recipe.model.base)
+    require_writable(str(out), "--out")
+    require_models(recipe.model)
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.quickstart.config import QuickstartConfig

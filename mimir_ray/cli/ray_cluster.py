@@ -25,11 +25,16 @@ def connect(address: str | None = None) -> None:
     and sends no usage statistics.
 
     Raises:
-        UserError: no cluster answers at the address.
+        UserError: no cluster answers at the address, or it is a dashboard's.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # our own lines say how far a stage is
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"--address (or RAY_ADDRESS) {address!r} is a dashboard's, which takes jobs: send one with `mimir submit "
+            "VERB --address ...`, or name the cluster itself, such as head:6379, or auto on one of its machines"
+        )
     local = address is None or address == "local"
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -14,7 +14,7 @@ from mimir_ray.cli.options import (
     load_recipe,
     lora_assignments,
 )
-from mimir_ray.cli.paths import require_checkpoint, shipped_checkpoint
+from mimir_ray.cli.paths import require_checkpoint, require_writable, shipped_checkpoint
 from mimir_ray.cli.verb import register
 
 
@@ -55,6 +55,8 @@ def serve(
     given = [f"serving.{field}={json.dumps(value)}" for field, value in chosen.items() if value is not None]
     configuration = load_recipe(recipe, [*(assignments or []), *given, *lora_assignments(lora)], files)
     config = configuration.endpoint(shipped_checkpoint(configuration) if model is None else require_checkpoint(model))
+
+    require_writable(config.out, "--out")
 
     from mimir_ray.cli.ray_cluster import connect
     from mimir_ray.serving.app import check_port, run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mimir_ray.cli.options import Assignments, ConfigFiles, configure, load_recipe
-from mimir_ray.cli.paths import require_checkpoint
+from mimir_ray.cli.paths import require_checkpoint, require_writable
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
 from mimir_ray.console import progress_line, results, silence_loading_bars, status
@@ -51,6 +51,8 @@ def render(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same clips.")] = 0,
 ) -> None:
     """Render captioned clips of moving shapes as mp4 files, ready for `mimir curate`."""
+    require_writable(str(out), "OUT")
+
     from mimir_ray.shapes.dataset import BAD_CLIPS, render_corpus
 
     with status.status(f"rendering {clips} clips"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mimir_ray.cli.options import Assignments, ConfigFiles, RayAddress, RecipeName, load_recipe
-from mimir_ray.cli.paths import require, require_checkpoint
+from mimir_ray.cli.paths import require, require_checkpoint, require_models, require_writable
 from mimir_ray.cli.verb import register
 from mimir_ray.config import UserError
 from mimir_ray.console import Report, print_whole, progress_line, results
@@ -62,7 +62,9 @@ def train(
     """Fine-tune the token fuser and the video transformer with Ray Train and DeepSpeed ZeRO."""
     configuration = load_recipe(recipe, assignments, files)
     if estimate:
-        require_checkpoint(configuration.model.base)
+        from mimir_ray.model.published import described
+
+        require_checkpoint(described(configuration.model).base)
         _estimate(configuration, gpu or "H100", workers)
         return
     if gpu or workers:
@@ -71,7 +73,8 @@ def train(
             "(--set training.workers=8): add --estimate or drop them"
         )
     require(data, "--data", "write it with `mimir curate` and `mimir precompute`")
-    require_checkpoint(configuration.model.base)
+    require_writable(out, "--out")
+    require_models(configuration.model)
 
     from mimir_ray.cli.preflight import check_tables
 

@@ -9,6 +9,7 @@ from mimir_ray.training.sizing.estimate import UTILISATION
 
 if TYPE_CHECKING:
     from mimir_ray.recipes import Recipe
+    from mimir_ray.training.sizing.memory import Sizes
 
 NOTE = (
     "All of this is computed, and nothing of it was measured on a GPU. "
@@ -29,17 +30,10 @@ def rows(recipe: "Recipe", gpu: str, workers: Sequence[int] | None = None) -> li
     Raises:
         UserError: the GPU is not known, or the batch cannot be shared among so many.
     """
-    from mimir_ray.model.latents import latent_shape
-    from mimir_ray.model.published import described
-    from mimir_ray.precompute.components import read_config
     from mimir_ray.training.sizing.estimate import estimate_training
-    from mimir_ray.training.sizing.memory import GIB, read_sizes
+    from mimir_ray.training.sizing.memory import GIB
 
-    model = described(recipe.model)
-    sizes = read_sizes(model)
-    vae, transformer = read_config(model, "vae"), SimpleNamespace(**sizes.transformer)
-    shapes = [latent_shape(vae, transformer, s.num_frames, s.height, s.width) for s in recipe.precompute.sizes]
-    largest = max(shapes, key=math.prod)
+    sizes, largest = _sizes(recipe)
     return [
         [
             str(row.config.workers),
@@ -54,3 +48,25 @@ def rows(recipe: "Recipe", gpu: str, workers: Sequence[int] | None = None) -> li
         ]
         for row in estimate_training(sizes, recipe.training, largest, gpu=gpu, workers=workers)
     ]
+
+
+def gpu_gib(recipe: "Recipe") -> float:
+    """GiB that a worker of the recipe's own training takes of its GPU, at the largest of its sizes."""
+    from mimir_ray.training.sizing.memory import GIB, estimate_memory
+
+    sizes, largest = _sizes(recipe)
+    return estimate_memory(sizes, recipe.training, largest, gpu=True).total / GIB
+
+
+def _sizes(recipe: "Recipe") -> "tuple[Sizes, tuple[int, int, int, int]]":
+    """The model's sizes, and latents T C h w of its largest clips."""
+    from mimir_ray.model.latents import latent_shape
+    from mimir_ray.model.published import described
+    from mimir_ray.precompute.components import read_config
+    from mimir_ray.training.sizing.memory import read_sizes
+
+    model = described(recipe.model)
+    sizes = read_sizes(model)
+    vae, transformer = read_config(model, "vae"), SimpleNamespace(**sizes.transformer)
+    shapes = [latent_shape(vae, transformer, s.num_frames, s.height, s.width) for s in recipe.precompute.sizes]
+    return sizes, max(shapes, key=math.prod)

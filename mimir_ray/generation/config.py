@@ -87,8 +87,8 @@ class GenerationConfig(Config):
     """In pixels."""
     fps: float = Field(gt=0)
     """Frames per second at which it is played."""
-    num_inference_steps: int = Field(50, ge=1)
-    """Denoise steps."""
+    num_inference_steps: int = Field(50, ge=1, le=1000)
+    """Denoise steps; the schedule that CogVideoX is trained with has 1000."""
     guidance_scale: float = Field(6.0, ge=0)
     """How far text leads away from the null condition; 1 is no guidance."""
     seed: int = Field(0, ge=0, lt=2**63)

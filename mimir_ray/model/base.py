@@ -108,13 +108,28 @@ def read_json(base: str | Path, file: str, revision: str | None = None) -> dict[
         path = Path(base, file)
     else:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
 
         try:
             path = Path(hf_hub_download(str(base), file, revision=revision))
         except HFValidationError:
             raise UserError(f"there is no checkpoint at {base}; {_NAME_ANOTHER}") from None
-        except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        except RepositoryNotFoundError:
+            raise UserError(
+                f"the hub has no model {base}, or keeps it from you; see to the name, log in with `hf auth login`, or "
+                "name a directory"
+            ) from None
+        except LocalEntryNotFoundError:
+            raise UserError(
+                f"{base} is not on this machine and the hub cannot be reached (no network, or HF_HUB_OFFLINE is set); "
+                "see to that, or name a directory"
+            ) from None
+        except HfHubHTTPError as error:
             raise UserError(
                 f"cannot read {file} of {base} from the hub: {str(error).splitlines()[0]}; see to the network and the "
                 "name, or name a directory"

@@ -188,8 +188,8 @@ class TrainingConfig(Config):
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(
-                f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; "
-                f"set warmup_steps below {self.steps}"
+                f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; set warmup_steps below "
+                f"{self.steps}: add --set training.warmup_steps={self.steps // 20}"
             )
         if rest := self.validation.every % self.checkpoint_every:
             above = self.validation.every - rest + self.checkpoint_every

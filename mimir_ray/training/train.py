@@ -62,7 +62,7 @@ def train(
 
     ``out`` gets ``checkpoints/``, ``metrics.jsonl``, ``validation/`` and ``export/`` (a MimirPipeline), and what
     ``config.logging`` asks for. Called again on the same ``out`` it continues from the last checkpoint, and does
-    nothing where the run has finished.
+    nothing where the run has finished; with more ``steps`` it goes on along the longer schedule.
 
     Args:
         source: makes the rows if they are not in tables under ``data``; the same rows make the same run. It is called
@@ -94,13 +94,14 @@ def train(
         tables=prepared.fingerprints,
         samples=content_id(*(f"{shard}={content}" for shard, content in sorted(prepared.contents.items()))),
     )
-    begin(out, run)
+    steps_before = begin(out, run)
     before = finished(out, run)
     resumed_from = 0
     if not before:
         if prepared.unusable:
             logger.warning("%d clips have no usable caption and take no part", prepared.unusable)
         logger.info("training on %d clips, %d steps of %d", prepared.clips, config.steps, config.batch_size)
+        _say_resumed(out, config, steps_before)
         gpu = check_workers(config)
         check_memory(prepared, model, config, gpu=gpu)
         with open_loggers(config.logging, out, run.model_dump(mode="json")) as loggers:
@@ -125,6 +126,30 @@ def train(
         seconds=time.monotonic() - began,
         already_finished=before,
     )
+
+
+def _say_resumed(out: str, config: TrainingConfig, steps_before: int | None) -> None:
+    """Say that a run goes on, from where, and what its schedule means where it is to have more steps now."""
+    from mimir_ray.training.engine import learning_rate_at
+    from mimir_ray.training.state.checkpoints import checkpoint_steps
+
+    if not (there := checkpoint_steps(out)):
+        return
+    last = there[-1]
+    logger.info(
+        "%s goes on from step %d of %d, with weights, moments and the order of samples as they were",
+        *(out, last, config.steps),
+    )
+    if steps_before is not None:
+        rates = (
+            learning_rate_at(min(last, steps - 1), config.model_copy(update={"steps": steps}))
+            for steps in (steps_before, config.steps)
+        )
+        logger.warning(
+            "it was to have %d steps and has %d now: the learning rate is that of the longer schedule from here on, at "
+            "first %.3g of its peak, where it was %.3g; training.schedule=constant has no such step",
+            *(steps_before, config.steps, *reversed(tuple(rates))),
+        )
 
 
 def _log(steps: int, row: MetricsRow) -> None:

@@ -10,6 +10,7 @@ import torch
 from mimir_ray.cli import checks, doctor
 from mimir_ray.cli.checks import Finding, failure, ok, warning
 from mimir_ray.cli.options import load_recipe
+from mimir_ray.cli.training_estimate import gpu_gib
 from tests.cli.command import mimir
 
 
@@ -99,3 +100,16 @@ def test_what_an_older_gpu_is_told_makes_a_recipe(monkeypatch: pytest.MonkeyPatc
     words = found.remedy.split()
     recipe = load_recipe(words[words.index("--recipe") + 1], [word for word in words if "=" in word])
     assert recipe.model.dtype == recipe.generation.runtime.dtype == recipe.precompute.dtype == "float16"
+
+
+def test_the_bases_for_own_videos_are_told_with_what_they_take() -> None:
+    """The settings make a recipe, and are those that are counted."""
+    small, large = checks.bases()
+    for finding, name in ((small, "mimir_2b"), (large, "mimir_5b")):
+        assert finding.level == "ok"
+        assert f"--recipe {name}, by formulas that no GPU has been held against" in finding.detail
+        words = finding.detail.replace("(", " ").replace(")", " ").split()
+        recipe = load_recipe(name, [word for word in words if word.startswith("training.")])
+        assert (recipe.training.workers, recipe.training.train) == (1, "lora")
+        assert f"on one GPU {gpu_gib(recipe):.0f} GiB" in finding.detail
+    assert gpu_gib(load_recipe("mimir_2b", None)) < gpu_gib(load_recipe("mimir_5b", ["training.workers=8"]))

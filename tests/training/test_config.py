@@ -24,7 +24,9 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do() -> N
 
 
 def test_a_warm_up_longer_than_the_run_is_refused() -> None:
-    with pytest.raises(UserError, match=r"warmup_steps=100 leaves nothing of steps=100"):
+    with pytest.raises(
+        UserError, match=r"warmup_steps=100 leaves nothing of steps=100; .* add --set training.warmup_steps=5$"
+    ):
         override(config(), ["warmup_steps=100"])
 
 

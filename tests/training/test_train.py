@@ -150,6 +150,26 @@ def test_a_finished_run_does_nothing(summary: TrainingSummary, world: World, out
 
 
 @pytest.mark.slow
+def test_more_steps_go_on_from_where_the_run_ended(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, made = str(tmp_path / "run"), config(steps=4, workers=1, schedule="constant")
+    train(world.data, out, world.model, made)
+    first = read_metrics(f"{out}/metrics.jsonl")
+    with caplog.at_level(logging.INFO, "mimir_ray"):
+        summary = train(world.data, out, world.model, made.model_copy(update={"steps": 8}))
+    assert (summary.resumed_from, summary.already_finished) == (4, False)
+    assert f"{out} goes on from step 4 of 8, with weights, moments and the order" in caplog.text
+    assert "it was to have 4 steps and has 8 now: the learning rate is that of the longer schedule" in caplog.text
+    rows = read_metrics(f"{out}/metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert rows[:4] == first
+    whole = str(tmp_path / "whole")
+    train(world.data, whole, world.model, made.model_copy(update={"steps": 8}))
+    assert [row["loss"] for row in rows] == [row["loss"] for row in read_metrics(f"{whole}/metrics.jsonl")]
+
+
+@pytest.mark.slow
 def test_another_run_is_not_mixed_in(summary: TrainingSummary, world: World, out: str) -> None:
     with pytest.raises(UserError, match=r"training.learning_rate was 0.001 and is now 0.01.* Choose another --out"):
         train(world.data, out, world.model, config(max_failures=1, learning_rate=0.01))

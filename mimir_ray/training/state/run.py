@@ -40,13 +40,19 @@ class Run(Config):
         return training.model_dump(mode="json", exclude=_CHANGEABLE)
 
 
-def begin(out: str, run: Run) -> None:
-    """Claim ``out`` for this run. Raises UserError where another one has already trained there."""
+def begin(out: str, run: Run) -> int | None:
+    """Claim ``out`` for this run. Returns how many steps it was to have until now, where it is to have more of them.
+
+    Raises UserError where another one has already trained there.
+    """
     held = _held(out)
-    if held is None:
-        write_json(join(out, _RUN), run.model_dump(mode="json"))
-    else:
+    if held is not None:
         _refuse_other(out, held, run)
+        steps = int(held["training"]["steps"])
+        if steps == run.training.steps:
+            return None
+    write_json(join(out, _RUN), run.model_dump(mode="json"))
+    return None if held is None else steps
 
 
 def check_out(out: str, model: ModelConfig, config: TrainingConfig) -> None:
@@ -73,6 +79,8 @@ def _completed(held: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_other(out: str, held: dict[str, Any], run: Run) -> None:
     wanted = run.model_dump(mode="json")
+    if held["training"].get("steps", 0) < wanted["training"]["steps"]:  # the same run, which goes on for longer
+        held = held | {"training": held["training"] | {"steps": wanted["training"]["steps"]}}
     changed = differences(held | {"samples": ""}, wanted | {"samples": ""})
     if held["samples"] != wanted["samples"]:
         changed.append("the clips, their captions or the shards that they lie in have changed")

@@ -8,7 +8,7 @@ import pytest
 from mimir_ray.config import UserError
 from mimir_ray.model.config import FuserConfig, ModelConfig
 from mimir_ray.training.config import TrainingConfig
-from mimir_ray.training.state.run import Run, begin, finish, finished, read_run
+from mimir_ray.training.state.run import Run, begin, check_out, finish, finished, read_run
 
 
 def run(**fields: object) -> Run:
@@ -86,6 +86,21 @@ def test_of_every_field_it_is_known_whether_it_decides_the_weights() -> None:
     }
     assert decides | may_change == set(TrainingConfig.model_fields), "say of a new field which of the two it is"
     assert set(run().model_dump(mode="json")["training"]) == decides
+
+
+def test_a_run_may_get_more_steps_and_never_fewer(out: str) -> None:
+    finish(out, run(), 1.0)
+    (Path(out) / "export").mkdir()
+    (Path(out) / "export" / "model_index.json").write_text("{}")
+    assert begin(out, run()) is None
+    assert begin(out, run(steps=30)) == 10
+    assert not finished(out, run(steps=30))
+    assert begin(out, run(steps=30)) is None, "said once"
+    assert read_run(out).training.steps == 30
+    check_out(out, run().model, run(steps=40).training)
+    for other in (run(steps=20), run(steps=40, learning_rate=0.2)):
+        with pytest.raises(UserError, match="holds another run"):
+            begin(out, other)
 
 
 def test_other_clips_are_another_run_and_said_in_words(out: str) -> None:
